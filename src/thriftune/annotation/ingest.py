@@ -1,0 +1,202 @@
+"""`thriftune import`: answers come back, matched by id; nothing is half-imported or overwritten silently."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from thriftune.annotation.export import prompts_of
+from thriftune.annotation.parse import Answer, Broken, Told, parse
+from thriftune.artifacts import atomic_path
+from thriftune.errors import AnnotationError
+from thriftune.study import Study
+from thriftune.types import Annotation, Message, Source
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """An answer in the file that differs from the one in force."""
+
+    line: int
+    id: str
+    offered: str
+    in_force: Annotation
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What `ingest` did.
+
+    Args:
+        new: answers stored for prompts that had none.
+        replaced: answers that took the place of others, which are kept as history.
+        unchanged: answers equal to the ones in force.
+        unanswered: rows without an answer.
+        conflicts: answers that differ from the ones in force and were left out.
+        skipped: broken rows that were left out.
+        edited: ids of prompts whose text in the file is not the study's.
+    """
+
+    new: int
+    replaced: int
+    unchanged: int
+    unanswered: int
+    conflicts: list[Conflict]
+    skipped: list[Broken]
+    edited: list[str]
+
+
+def ingest(
+    study: Study,
+    path: Path,
+    *,
+    annotator: str = "",
+    source: Source = "human",
+    replace: bool = False,
+    skip_bad: bool = False,
+) -> Imported:
+    """Store the answers of a file.
+
+    A prompt has one answer in force: the latest. All answers are stored in one transaction, or none. A broken row (not
+    readable, no id, an id that the study does not have, an id twice) refuses the whole file, unless ``skip_bad``. An
+    answer that differs from the one in force, whoever gave that, is a conflict: it is left out unless ``replace``.
+
+    Args:
+        study: where to.
+        path: jsonl, csv, messages or alpaca, told apart by content.
+        annotator: who answered.
+        source: ``human`` or ``teacher``.
+        replace: let differing answers take the place of those in force.
+        skip_bad: store the good rows of a file that has broken ones.
+
+    Returns:
+        What was stored, and what was not.
+
+    Raises:
+        AnnotationError: the file cannot be read, or has broken rows.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from None
+    with study.lock("import"):
+        parsed = list(parse(path, data))
+        answers = [row for row in parsed if isinstance(row, Answer)]
+        prompts = prompts_of(study, [a.id for a in answers])
+        answers, broken = _check(parsed, set(prompts), study)
+        if broken and not skip_bad:
+            raise AnnotationError(_refusal(path, broken))
+        if not parsed:
+            raise AnnotationError(f"{path} has no rows")
+        answered = [a for a in answers if a.response]
+        in_force = study.annotations.final()
+        same, differing, new = [], [], []
+        for a in answered:
+            held = in_force.get(a.id)
+            if held is None:
+                new.append(a)
+            elif held.response == a.response or (not replace and _plain(held.response) == _plain(a.response)):
+                same.append(a)
+            else:
+                differing.append(a)
+        accepted = new + (differing if replace else [])
+        _store(study, accepted, annotator, source, replace=replace)
+    return Imported(
+        new=len(new),
+        replaced=len(differing) if replace else 0,
+        unchanged=len(same),
+        unanswered=len(answers) - len(answered),
+        conflicts=[] if replace else [Conflict(a.line, a.id, a.response, in_force[a.id]) for a in differing],
+        skipped=broken,
+        edited=[a.id for a in answers if _edited(a.prompt, *prompts[a.id][:2])],
+    )
+
+
+def _check(parsed: Sequence[Answer | Broken], known: set[str], study: Study) -> tuple[list[Answer], list[Broken]]:
+    good, broken = [], []
+    first: dict[str, int] = {}
+    for row in parsed:
+        if isinstance(row, Broken):
+            broken.append(row)
+        elif row.id not in known:
+            broken.append(Broken(row.line, f"id {row.id!r} is not in {study.path}"))
+        elif row.id in first:
+            broken.append(Broken(row.line, f"id {row.id!r} again (first on line {first[row.id]})"))
+        else:
+            first[row.id] = row.line
+            good.append(row)
+    return good, broken
+
+
+def describe(path: Path, broken: Sequence[Broken]) -> str:
+    """The first broken rows with file and line."""
+    more = f"; and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
+    return "; ".join(f"{path}:{row.line}: {row.reason}" for row in broken[:_SHOWN]) + more
+
+
+def _refusal(path: Path, broken: Sequence[Broken]) -> str:
+    rows = "row is" if len(broken) == 1 else "rows are"
+    return (
+        f"nothing was imported, {len(broken)} {rows} broken: {describe(path, broken)}. "
+        "Mend the file, or add --skip-bad to import the rest"
+    )
+
+
+def _store(study: Study, accepted: Sequence[Answer], annotator: str, source: Source, *, replace: bool) -> None:
+    if not accepted:
+        return
+    ids = {a.id for a in accepted}
+    # A draft or a skip by the same annotator gives way to the answer; it stays as history.
+    unfinished = any(
+        a.prompt_id in ids and a.status != "final" and (a.annotator, a.source) == (annotator, source)
+        for a in study.annotations.in_force()
+    )
+    study.annotations.add(
+        (Annotation(a.id, a.response, annotator=annotator, source=source) for a in accepted),
+        replace=replace or unfinished,
+    )
+
+
+def _plain(text: str) -> str:
+    # Spreadsheets and editors rewrite line ends and trim; neither makes another answer.
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def _edited(told: Told, text: str, turns: list[Message] | None) -> bool:
+    if told is None:
+        return False
+    if isinstance(told, str):
+        return _plain(told) != _plain(text)
+    own = turns or [Message(role="user", content=text)]
+    return [(r, _plain(c)) for r, c in told] != [(t["role"], _plain(t["content"])) for t in own]
+
+
+def write_conflicts(study: Study, path: Path, conflicts: Sequence[Conflict]) -> Path:
+    """Keep differing answers in ``import-conflicts.jsonl`` of the study, ready to be pruned and imported.
+
+    Args:
+        study: where to.
+        path: the file they came from.
+        conflicts: the differing answers.
+
+    Returns:
+        The file written; each line has id, response (offered), in_force, annotator, source, file and line.
+    """
+    place = study.path / "import-conflicts.jsonl"
+    with atomic_path(place) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
+        for c in conflicts:
+            record = {
+                "id": c.id,
+                "response": c.offered,
+                "in_force": c.in_force.response,
+                "annotator": c.in_force.annotator,
+                "source": c.in_force.source,
+                "file": str(path),
+                "line": c.line,
+            }
+            handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return place

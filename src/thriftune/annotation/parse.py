@@ -1,0 +1,203 @@
+"""Reading answers back: any of the four formats, told apart by content; every broken row keeps its line number."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thriftune.annotation.formats import unguard
+from thriftune.errors import AnnotationError
+
+# The prompt as an answer file has it: text, or (role, content) pairs; None where the file leaves it out.
+Told = str | tuple[tuple[str, str], ...] | None
+_NEEDED = ("id", "response")
+_CELL_LIMIT = 2**31 - 1  # csv refuses cells beyond 128 KiB unless told
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One row of an answer file.
+
+    Args:
+        line: 1-based line on which it begins.
+        id: of the prompt.
+        response: the answer, exactly as in the file; empty where nobody answered yet.
+        prompt: the prompt as the file has it, to notice edits.
+    """
+
+    line: int
+    id: str
+    response: str
+    prompt: Told
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A row that cannot be used."""
+
+    line: int
+    reason: str
+
+
+def parse(path: Path, data: bytes) -> Iterator[Answer | Broken]:
+    """The rows of an answer file.
+
+    Args:
+        path: its name, for messages.
+        data: its bytes: JSON Lines, a JSON array, or CSV (comma, semicolon or tab) in UTF-8.
+
+    Yields:
+        Answers and broken rows, in file order.
+
+    Raises:
+        AnnotationError: the file as a whole cannot be read.
+    """
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    start = data.lstrip()[:1]
+    if not start:
+        raise AnnotationError(f"{path} is empty")
+    if start == b"{":
+        return _json_lines(data)
+    text = _decode(path, data)
+    return _json_array(path, text) if start == b"[" else _csv(path, text)
+
+
+def _decode(path: Path, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise AnnotationError(f"{path}:{line} is not UTF-8 ({error.reason}): save it as UTF-8") from None
+
+
+def _json_lines(data: bytes) -> Iterator[Answer | Broken]:
+    # Split on newlines only: str.splitlines would also split inside strings, at U+2028 for one.
+    for line, raw in enumerate(data.split(b"\n"), 1):
+        if not raw.strip():
+            continue
+        try:
+            row = json.loads(raw.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            yield Broken(line, f"not a JSON object ({error})")
+            continue
+        yield _from_json(line, row)
+
+
+def _json_array(path: Path, text: str) -> Iterator[Answer | Broken]:
+    decoder = json.JSONDecoder()
+    position, line = text.index("[") + 1, text.count("\n", 0, text.index("[")) + 1
+    while True:
+        following = _skip(text, position, " \t\r\n")
+        line += text.count("\n", position, following)
+        position = following
+        if text[position : position + 1] == "]":
+            return
+        try:
+            row, end = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            raise AnnotationError(f"{path}:{line} is not valid JSON ({error})") from None
+        yield _from_json(line, row)
+        line += text.count("\n", position, end)
+        position = _skip(text, end, " \t\r\n")
+        line += text.count("\n", end, position)
+        if text[position : position + 1] == ",":
+            position += 1
+        elif text[position : position + 1] != "]":
+            raise AnnotationError(f"{path}:{line} is not valid JSON (expected ',' or ']')")
+
+
+def _skip(text: str, position: int, characters: str) -> int:
+    while position < len(text) and text[position] in characters:
+        position += 1
+    return position
+
+
+def _from_json(line: int, row: Any) -> Answer | Broken:
+    if not isinstance(row, dict):
+        return Broken(line, f"a JSON {type(row).__name__} where an object was expected")
+    identifier = row.get("id")
+    if isinstance(identifier, int) and not isinstance(identifier, bool):
+        identifier = str(identifier)  # tables turn ids of digits into numbers
+    if not isinstance(identifier, str) or not identifier:
+        return Broken(line, "no id")
+    prompt: Told = None
+    if "messages" in row:
+        turns = _turns(row["messages"])
+        if turns is None:
+            return Broken(line, "messages is not a list of {role, content} with text in both")
+        answered = "response" not in row and bool(turns) and turns[-1][0] == "assistant"
+        response = turns[-1][1] if answered else row.get("response", "")
+        prompt = turns[:-1] if answered else turns
+    elif "response" in row:
+        response, prompt = row["response"], row.get("prompt")
+    elif "output" in row:
+        response = row["output"]
+        parts = [p for p in (row.get("instruction"), row.get("input")) if isinstance(p, str) and p]
+        prompt = "\n\n".join(parts) or None
+    else:
+        return Broken(line, "none of response, messages and output is there")
+    if not isinstance(response, str | None):
+        return Broken(line, f"the answer is a JSON {type(response).__name__}, not text")
+    return _answer(line, identifier, response or "", prompt if isinstance(prompt, str | tuple) else None)
+
+
+def _turns(value: Any) -> tuple[tuple[str, str], ...] | None:
+    if not isinstance(value, list):
+        return None
+    turns = []
+    for turn in value:
+        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
+        if not isinstance(role, str) or not isinstance(content, str):
+            return None
+        turns.append((role, content))
+    return tuple(turns)
+
+
+def _answer(line: int, identifier: str, response: str, prompt: Told) -> Answer | Broken:
+    try:
+        identifier.encode()
+        response.encode()
+    except UnicodeEncodeError:
+        return Broken(line, "half a Unicode character (a lone surrogate) in id or answer")
+    return Answer(line, identifier, response if response.strip() else "", prompt)
+
+
+def _csv(path: Path, text: str) -> Iterator[Answer | Broken]:
+    header = text.split("\n", 1)[0]
+    # Spreadsheets of many countries save with semicolons.
+    delimiter = max(",;\t", key=header.count)
+    csv.field_size_limit(_CELL_LIMIT)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names: list[str] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise AnnotationError(f"{path}:{line} is not valid CSV ({error}): rows from there on are unclear") from None
+        if not names:
+            names = [cell.strip().lower() for cell in cells]
+            missing = [name for name in _NEEDED if name not in names]
+            if missing:
+                raise AnnotationError(
+                    f"{path}:{line} has no column {' and '.join(missing)} (there: {', '.join(names)[:200]}): "
+                    "answers come as csv with a header, or as jsonl, messages or alpaca"
+                )
+            continue
+        if not any(cell.strip() for cell in cells):
+            continue  # spreadsheets leave rows of empty cells at the end
+        if len(cells) != len(names):
+            yield Broken(line, f"{len(cells)} cells under {len(names)} columns")
+            continue
+        row = dict(zip(names, map(unguard, cells), strict=True))
+        if not row["id"].strip():
+            yield Broken(line, "no id")
+            continue
+        yield _answer(line, row["id"], row["response"], row.get("prompt"))

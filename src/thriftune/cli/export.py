@@ -1,0 +1,57 @@
+"""`thriftune export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    study: Annotated[Path, typer.Argument(help="The study directory.", metavar="STUDY")],
+    path: Annotated[Path, typer.Argument(help="The file to write; '-' for standard output.", metavar="PATH")],
+    *,
+    to: Annotated[
+        str | None,
+        typer.Option(help="jsonl, csv, messages or alpaca; by default what the suffix of PATH says (.csv, .jsonl)."),
+    ] = None,
+    selection: Annotated[
+        str | None, typer.Option(help="Which selection, or 'holdout'; by default the one made last.", metavar="NAME")
+    ] = None,
+    draft: Annotated[
+        bool, typer.Option("--draft/--no-draft", help="With the model's own answer, or without: it anchors people.")
+    ] = True,
+    answered_only: Annotated[
+        bool, typer.Option("--answered-only", help="Only prompts that have a final answer: a training file.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite PATH.")] = False,
+) -> None:
+    """Write a selection to a file, for people to answer or to train on.
+
+    csv is for spreadsheets: cells that one would run as formulas get an apostrophe, which import takes off again.
+    """
+    from thriftune.annotation.export import export
+    from thriftune.study import Study
+
+    stdout = str(path) == "-"
+    done = export(
+        Study(study),
+        None if stdout else path,
+        to=to,
+        selection=selection,
+        draft=draft,
+        answered_only=answered_only,
+        force=force,
+    )
+    print(
+        f"{done.rows} prompts of {done.selection} ({done.answered} answered) to "
+        f"{'standard output' if stdout else path} as {done.format}",
+        file=sys.stderr,
+    )
+    open_rows = done.rows - done.answered
+    if open_rows and done.format in ("messages", "alpaca"):
+        print(f"{open_rows} have no answer yet: add --answered-only for a file to train on", file=sys.stderr)
+    elif open_rows and not stdout:
+        print(f"when they are answered: thriftune import {study} {path}", file=sys.stderr)

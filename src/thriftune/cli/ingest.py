@@ -1,0 +1,82 @@
+"""`thriftune import`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from thriftune.errors import AnnotationError
+
+if TYPE_CHECKING:
+    from thriftune.annotation.ingest import Imported
+
+_SHOWN = 5
+
+
+def command(
+    study: Annotated[Path, typer.Argument(help="The study directory.", metavar="STUDY")],
+    path: Annotated[
+        Path, typer.Argument(help="jsonl, csv, messages or alpaca, told apart by content.", metavar="PATH")
+    ],
+    *,
+    annotator: Annotated[str, typer.Option(help="Who answered.", metavar="NAME")] = "",
+    source: Annotated[
+        Literal["human", "teacher"], typer.Option(help="Whether people or a teacher model answered.")
+    ] = "human",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let answers that differ replace those in force (kept as history).")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Import the good rows of a file that has broken ones.")
+    ] = False,
+) -> None:
+    """Bring answers back, matched by id.
+
+    One broken row refuses the whole file. An answer that differs from the one in force is left out and reported; the
+    others are imported, and the exit status is 2.
+    """
+    from thriftune.annotation.ingest import describe, ingest, write_conflicts
+    from thriftune.study import Study
+
+    opened = Study(study)
+    done = ingest(opened, path, annotator=annotator, source=source, replace=replace, skip_bad=skip_bad)
+    print(_summary(done))
+    if done.edited:
+        shown = ", ".join(done.edited[:_SHOWN]) + (", ..." if len(done.edited) > _SHOWN else "")
+        print(f"warning: {len(done.edited)} prompts in {path} are not the study's text: {shown}", file=sys.stderr)
+    if done.skipped:
+        print(f"warning: left out as broken: {describe(path, done.skipped)}", file=sys.stderr)
+    if done.conflicts:
+        place = write_conflicts(opened, path, done.conflicts)
+        for c in done.conflicts[:_SHOWN]:
+            print(f"  {path}:{c.line}: {c.id}: {_short(c.offered)} but in force is {_short(c.in_force.response)}")
+        more = len(done.conflicts) - _SHOWN
+        raise AnnotationError(
+            f"{len(done.conflicts)} answers differ from those in force, which were kept"
+            f"{f' ({more} more than shown)' if more > 0 else ''}: all are in {place}; delete the lines you do not "
+            f"want, then: thriftune import {study} {place} --replace"
+        )
+    print(f"next: thriftune status {study}")
+
+
+def _summary(done: Imported) -> str:
+    parts = [f"{done.new} new"]
+    if done.replaced:
+        parts.append(f"{done.replaced} replaced, the old ones kept as history")
+    if done.unchanged:
+        parts.append(f"{done.unchanged} unchanged")
+    if done.unanswered:
+        parts.append(f"{done.unanswered} not answered yet")
+    if done.conflicts:
+        parts.append(f"{len(done.conflicts)} in conflict and left out")
+    if done.skipped:
+        parts.append(f"{len(done.skipped)} broken and left out")
+    return f"imported {done.new + done.replaced} answers: " + "; ".join(parts)
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return repr(flat if len(flat) <= 60 else flat[:57] + "...")

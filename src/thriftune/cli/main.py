@@ -1,0 +1,68 @@
+"""The `thriftune` command: verbs, and what happens when one fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from thriftune import __version__, progress
+from thriftune.cli import demo, export, init, ingest, report, score, select, status, strategies
+from thriftune.errors import ThriftuneError
+
+app = typer.Typer(
+    help="Choose which prompts to annotate, so that fine-tuning a language model costs fewer annotations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# The order of the flow is the order of --help.
+app.command("demo")(demo.command)
+app.command("init")(init.command)
+app.command("score")(score.command)
+app.command("select")(select.command)
+app.command("strategies")(strategies.command)
+app.command("export")(export.command)
+app.command("import")(ingest.command)
+app.command("report")(report.command)
+app.command("status")(status.command)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"thriftune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    progress.enable()
+
+
+def main() -> None:
+    """Run the command line; exits 2 with one line for an error the user can mend, 130 when stopped."""
+    try:
+        app()
+    except ThriftuneError as error:
+        print(f"thriftune: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nthriftune: stopped; what was finished is kept, the same command continues", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) left; not an error, and nothing more can be printed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

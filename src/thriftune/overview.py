@@ -1,0 +1,199 @@
+"""Where a study stands: what is done in it, and the commands that come next."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from thriftune.artifacts import read_json, read_table
+from thriftune.errors import StudyError
+from thriftune.study import HOLDOUT, Study
+
+
+def overview(study: Study) -> dict[str, Any]:
+    """What is done in a study and what is next.
+
+    Args:
+        study: which.
+
+    Returns:
+        JSON values: ``study``, ``pool``, ``holdout``, ``annotations``, ``score_runs``, ``selections``, ``report`` and
+        ``next``, a list of ``{"what", "commands"}``, the most important first.
+
+    Raises:
+        StudyError: the pool or the answers are damaged.
+    """
+    pool = _pool(study)
+    final = study.annotations.final()
+    state: dict[str, Any] = {
+        "study": str(study.path),
+        "pool": pool["counts"],
+        "holdout": {
+            "prompts": len(pool["holdout"]),
+            "answered": sum(i in final for i in pool["holdout"]),
+            "references": sum(i in pool["references"] for i in pool["holdout"]),
+        },
+        "annotations": _annotations(study),
+        "score_runs": _score_runs(study, pool["counts"]["prompts"]),
+        "selections": [_selection(study, name, final) for name in study.selections()],
+        "report": _report(study),
+    }
+    state["next"] = _next(state)
+    return state
+
+
+def _pool(study: Study) -> dict[str, Any]:
+    table = study.pool(["id", "task", "split"], split=None)
+    splits = Counter(table["split"].to_pylist())
+    known: set[str] = set()
+    if splits[HOLDOUT] and study.references_file.exists():
+        known = set(study.references())
+    rejects = study.rejects_file
+    counts = {
+        "prompts": splits["pool"],
+        "tasks": sum(task is not None for task in table["task"].unique().to_pylist()),
+        "rejected_rows": _lines(rejects) if rejects.exists() else 0,
+        "references": study.references_file.exists(),
+    }
+    held = study.pool(["id"], split=HOLDOUT)["id"].to_pylist()
+    return {"counts": counts, "holdout": held, "references": known}
+
+
+def _lines(file: Path) -> int:
+    with file.open("rb") as handle:
+        return sum(1 for _ in handle)
+
+
+def _annotations(study: Study) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for (source, status), count in sorted(Counter((a.source, a.status) for a in study.annotations.in_force()).items()):
+        counts.setdefault(source, {})[status] = count
+    return counts
+
+
+def _selection(study: Study, name: str, final: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        ids, _, record = study.selection(name)
+    except StudyError as error:
+        return {"name": name, "damaged": str(error)}
+    return {
+        "name": name,
+        "strategy": record.get("strategy"),
+        "run": record.get("run"),
+        "prompts": len(ids),
+        "answered": sum(i in final for i in ids),
+        "partial": bool(record.get("partial")),
+    }
+
+
+def _report(study: Study) -> dict[str, Any] | None:
+    file = study.path / "report.html"
+    if not file.exists():
+        return None
+    made = file.stat().st_mtime_ns
+    inputs = [study.selection_file(name) for name in study.selections()]
+    inputs += [study.score_directory(run) / "scores.parquet" for run in study.score_runs()]
+    return {"file": str(file), "up_to_date": all(f.stat().st_mtime_ns <= made for f in inputs)}
+
+
+def _next(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    study = shlex.quote(state["study"])
+    steps: list[dict[str, Any]] = []
+
+    def step(what: str, *commands: str) -> None:
+        steps.append({"what": what, "commands": list(commands)})
+
+    def answer(what: str, selection: str) -> None:
+        file = f"{selection}.csv"
+        step(
+            what,
+            f"thriftune export {study} {file} --selection {selection}",
+            f"thriftune import {study} {file}",
+        )
+
+    held = state["holdout"]
+    open_held = held["prompts"] - max(held["answered"], held["references"])
+    if open_held > 0:
+        answer(f"answer the {open_held} open held-out prompts first: evaluation rests on them", HOLDOUT)
+    finished = [run for run in state["score_runs"] if run["finished"]]
+    begun = [run for run in state["score_runs"] if not run["finished"]]
+    usable = [s for s in state["selections"] if "damaged" not in s]
+    if begun and not finished:
+        step(f"finish score run {begun[-1]['name']!r}, which was interrupted", _score_command(study, begun[-1]))
+    elif not finished:
+        step("score the pool with a language model", f"thriftune score {study}")
+    elif not usable:
+        step("choose which prompts to annotate", f"thriftune select {study} --budget 10%")
+    else:
+        latest = usable[-1]
+        open_prompts = latest["prompts"] - latest["answered"]
+        if state["report"] is None or not state["report"]["up_to_date"]:
+            step("look at the selections", f"thriftune report {study} --open")
+        if open_prompts:
+            answer(
+                f"answer the {open_prompts} open prompts of {latest['name']!r}, the latest selection", latest["name"]
+            )
+        else:
+            file = f"{latest['name']}-train.jsonl"
+            step(
+                f"all {latest['prompts']} prompts of {latest['name']!r} are answered: write the file to train on",
+                f"thriftune export {study} {file} --selection {latest['name']} --to messages --answered-only",
+            )
+    return steps
+
+
+def _score_runs(study: Study, prompts: int) -> list[dict[str, Any]]:
+    finished = study.score_runs()
+    places = (study.path / "scores").glob("[!.]*/")
+    begun = sorted(p.name for p in places if p.name not in finished)
+    return [*(_run(study, name, prompts, True) for name in finished), *(_run(study, n, prompts, False) for n in begun)]
+
+
+def _run(study: Study, name: str, prompts: int, finished: bool) -> dict[str, Any]:
+    directory = study.score_directory(name)
+    try:
+        manifest = read_json(directory / "manifest.json")
+    except StudyError:
+        manifest = {}
+    config = manifest.get("config", {})
+    total = manifest.get("prompts", prompts)
+    return {
+        "name": name,
+        "finished": finished,
+        "model": config.get("model"),
+        "prompts": total,
+        "scored": total if finished else _scored(directory, total),
+        "config": config,
+    }
+
+
+def _scored(directory: Path, total: int) -> int:
+    """Prompts of an unfinished run that are in finished parts; equal texts, scored once, count as many."""
+    plan = directory / "plan.parquet"
+    if not plan.exists():
+        return 0
+    import numpy as np
+
+    table = read_table(plan, ["part"])
+    done = [int(file.stem) for file in (directory / "parts").glob("[0-9]*.parquet")]
+    return round(total * float(np.isin(table["part"].to_numpy(), done).mean()))
+
+
+def _score_command(study: str, run: Mapping[str, Any]) -> str:
+    """The command that began a run: the same one continues it."""
+    from thriftune.config import ScoreConfig
+
+    words = ["thriftune", "score", study, "--name", run["name"]]
+    for key, field in ScoreConfig.model_fields.items():
+        value = run["config"].get(key, field.default)
+        if key == "name" or value == field.default:
+            continue
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", shlex.quote(str(value))]
+    return " ".join(words)

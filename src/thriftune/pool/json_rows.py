@@ -1,0 +1,101 @@
+"""JSON lines, and JSON documents that hold an array of objects."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from thriftune.errors import PoolError
+from thriftune.pool.rows import LONGEST_LINE, Line, Reject, Row, lines, shown, skip_mark
+
+
+def read_json(stream: io.BufferedReader, path: Path) -> Iterator[Row | Reject]:
+    """JSON lines whatever the name says, unless the first line shows a document (an array, a pretty-printed object).
+
+    Lines stream; a document is held in memory as a whole.
+    """
+    skip_mark(stream, path)
+    ahead: list[Line] = []
+    for line in lines(stream):
+        ahead.append(line)
+        if sum(not a.data.isspace() for a in ahead) == 2:
+            break
+    filled = [a for a in ahead if not a.data.isspace()]
+    # In .jsonl only an array can be a document; a broken object there is one bad line.
+    opening = b"[" if ".jsonl" in path.name.lower() or ".ndjson" in path.name.lower() else b"[{"
+    if filled and filled[0].data.lstrip()[:1] in opening and not (len(filled) == 2 and _is_value(filled[0].data)):
+        if any(a.cut for a in ahead):
+            raise PoolError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB: write one object a line")
+        yield from _document(b"".join(a.data for a in ahead) + stream.read(), path)
+        return
+    for line in itertools.chain(ahead, _renumbered(stream, len(ahead))):
+        if line.cut:
+            yield Reject(line.number, "line too long", f"longer than {LONGEST_LINE >> 20} MiB", shown(line.data))
+        elif not line.data.isspace():
+            yield _parsed(line)
+
+
+def _renumbered(stream: io.BufferedReader, before: int) -> Iterator[Line]:
+    return (line._replace(number=line.number + before) for line in lines(stream))
+
+
+def _is_value(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _parsed(line: Line) -> Row | Reject:
+    number, data = line.number, line.data
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Reject(number, "not UTF-8", f"byte {error.start + 1} is 0x{data[error.start]:02x}", shown(data))
+    except RecursionError:
+        return Reject(number, "broken JSON", "nested too deeply", shown(data))
+    except ValueError as error:
+        return Reject(number, "broken JSON", _first_line(error), shown(data))
+    if not isinstance(value, dict):
+        return Reject(number, "not an object", f"a JSON {_json_type(value)}", value)
+    return Row(number, value)
+
+
+def _json_type(value: Any) -> str:
+    names = {list: "array", dict: "object", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")
+
+
+def _document(data: bytes, path: Path) -> Iterator[Row | Reject]:
+    try:
+        document = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise PoolError(f"{path} is not UTF-8 (byte {error.start + 1}): convert it, e.g. with iconv") from None
+    except RecursionError:
+        raise PoolError(f"{path} is not usable JSON: nested too deeply") from None
+    except ValueError as error:
+        raise PoolError(f"{path} is neither a JSON array nor JSON lines: {_first_line(error)}") from None
+    if isinstance(document, dict):
+        document = _wrapped(document)
+    for number, value in enumerate(document, 1):
+        if isinstance(value, dict):
+            yield Row(number, value)
+        else:
+            yield Reject(number, "not an object", f"a JSON {_json_type(value)}", value)
+
+
+def _wrapped(document: dict[str, Any]) -> list[Any]:
+    """The rows of ``{"data": [...]}``, or the object itself where its only list of objects is its turns."""
+    arrays = [v for v in document.values() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)]
+    if len(arrays) != 1 or any("role" in r or "from" in r for r in arrays[0]):
+        return [document]
+    return arrays[0]

@@ -1,0 +1,162 @@
+"""From prompt to the tokens a model reads: scoring and training must render alike, so both do it here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from thriftune.errors import ModelError
+from thriftune.types import BoolArray, IntArray, Message, Prompt
+
+# Private-use characters stand for the contents while the template is taken apart; they occur in no template.
+_MARK = "\ue000{}\ue001"
+_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt as the model reads it.
+
+    Args:
+        ids: (t,) int64 token ids, up to where the answer begins.
+        user: (t,) bool, tokens of the user's own text (template, system and assistant text excluded).
+        truncated: True when user text was cut to fit the context.
+    """
+
+    ids: IntArray
+    user: BoolArray
+    truncated: bool
+
+
+class Renderer:
+    """Renders prompts with a tokenizer's chat template, or plainly where it has none.
+
+    Args:
+        tokenizer: a transformers fast tokenizer.
+        limit: longest rendered prompt in tokens; longer ones lose the middle of their longest user turn, because
+            instructions stand at either end.
+    """
+
+    def __init__(self, tokenizer: Any, limit: int) -> None:
+        self.tokenizer = tokenizer
+        self.limit = limit
+        self._pieces: dict[tuple[str, ...], list[str]] = {}
+
+    def render(self, prompts: Sequence[Prompt]) -> list[Rendered]:
+        """Render prompts, in order.
+
+        Raises:
+            ModelError: the template refuses a prompt, or alone exceeds the limit.
+        """
+        rendered: list[Rendered] = []
+        for start in range(0, len(prompts), _BATCH):
+            block = prompts[start : start + _BATCH]
+            laid = [self.lay_out(p) for p in block]
+            encoded = self.tokenizer(
+                [text for text, _ in laid],
+                add_special_tokens=not self.tokenizer.chat_template,  # a template writes its own
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                verbose=False,  # no warning about lengths: we cut below
+            )
+            for prompt, (_, spans), ids, offsets in zip(
+                block, laid, encoded["input_ids"], encoded["offset_mapping"], strict=True
+            ):
+                rendered.append(self._cut(prompt, np.array(ids, np.int64), np.array(offsets, np.int64), spans))
+        return rendered
+
+    def lay_out(self, prompt: Prompt) -> tuple[str, list[tuple[int, int, str]]]:
+        """The text the model continues, and where in it each turn's content stands.
+
+        Returns:
+            The text, and (start, end, role) of every turn in characters.
+        """
+        turns = prompt.turns
+        if not self.tokenizer.chat_template:
+            return _plain(turns)
+        text = self._apply(turns, prompt.id)
+        pieces = self._template(turns, prompt.id)
+        for contents in ([t["content"] for t in turns], [t["content"].strip() for t in turns]):
+            joined, spans = _join(pieces, contents, [t["role"] for t in turns])
+            if joined == text:
+                return text, spans
+        return text, _search(text, turns)
+
+    def _template(self, turns: Sequence[Message], prompt_id: str) -> list[str]:
+        roles = tuple(t["role"] for t in turns)
+        if roles not in self._pieces:
+            marked = [Message(role=r, content=_MARK.format(i)) for i, r in enumerate(roles)]
+            rest = self._apply(marked, prompt_id)
+            pieces = []
+            for i in range(len(roles)):
+                before, _, rest = rest.partition(_MARK.format(i))
+                pieces.append(before)
+            self._pieces[roles] = [*pieces, rest]
+        return self._pieces[roles]
+
+    def _apply(self, turns: Sequence[Message], prompt_id: str) -> str:
+        import jinja2
+
+        try:
+            return str(self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True))
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise ModelError(f"the model's chat template refuses prompt {prompt_id!r}: {error}") from error
+
+    def _cut(self, prompt: Prompt, ids: IntArray, offsets: IntArray, spans: list[tuple[int, int, str]]) -> Rendered:
+        begin, end = offsets[:, 0], offsets[:, 1]
+        turn = np.full(len(ids), -1)
+        for number, (start, stop, _) in enumerate(spans):
+            turn[(begin >= start) & (begin < stop) & (end > begin)] = number
+        roles = [role for _, _, role in spans]
+        keep = np.ones(len(ids), bool)
+        excess = len(ids) - self.limit
+        # Longest user turn first; earlier assistant turns only when user text does not suffice.
+        order = sorted(range(len(spans)), key=lambda s: (roles[s] != "user", -int((turn == s).sum())))
+        for number in order:
+            if excess <= 0:
+                break
+            rows = np.flatnonzero(turn == number)
+            cut = min(excess, max(len(rows) - 2, 0))
+            middle = (len(rows) - cut) // 2
+            keep[rows[middle : middle + cut]] = False
+            excess -= cut
+        if excess > 0:
+            raise ModelError(
+                f"prompt {prompt.id!r} cannot be cut to {self.limit} tokens: its template and turns alone exceed them"
+            )
+        user = np.isin(turn, [i for i, role in enumerate(roles) if role == "user"])
+        return Rendered(ids[keep], user[keep], not keep.all())
+
+
+def _plain(turns: Sequence[Message]) -> tuple[str, list[tuple[int, int, str]]]:
+    """Without a chat template: one turn stands alone on its lines; several are labelled with their roles."""
+    roles = [t["role"] for t in turns]
+    labels = [""] if len(turns) == 1 else [f"{role.capitalize()}: " for role in roles]
+    pieces = [label if i == 0 else f"\n{label}" for i, label in enumerate(labels)]
+    return _join([*pieces, "\n" if len(turns) == 1 else "\nAssistant:"], [t["content"] for t in turns], roles)
+
+
+def _join(
+    pieces: Sequence[str], contents: Sequence[str], roles: Sequence[str]
+) -> tuple[str, list[tuple[int, int, str]]]:
+    text, spans = "", []
+    for piece, content, role in zip(pieces, contents, roles, strict=False):
+        text += piece
+        spans.append((len(text), len(text) + len(content), role))
+        text += content
+    return text + pieces[-1], spans
+
+
+def _search(text: str, turns: Sequence[Message]) -> list[tuple[int, int, str]]:
+    """Spans for a template that rewrites contents: each is looked for after the one before."""
+    spans, position = [], 0
+    for turn in turns:
+        content = turn["content"].strip()
+        found = text.find(content, position) if content else -1
+        if found >= 0:
+            spans.append((found, found + len(content), turn["role"]))
+            position = found + len(content)
+    return spans or [(0, len(text), "user")]

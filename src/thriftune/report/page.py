@@ -1,0 +1,302 @@
+"""The report: one HTML file that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from thriftune import __version__, geometry
+from thriftune.artifacts import atomic_path, read_record
+from thriftune.errors import ConfigError, StudyError
+from thriftune.report import words
+from thriftune.report.cards import LEVELS, cards
+from thriftune.report.figures import Coverage, coverage, histogram, shown_points, task_shares
+from thriftune.report.material import Chosen, Material, load
+from thriftune.report.reasons import SCORE_WORDS, certificate, number, percent
+from thriftune.study import Study
+
+_HERE = Path(__file__).parent
+_SCRIPTS = ("core.js", "plots.js", "points.js")
+_BACKGROUND = 4000
+_MOST_POINTS = 20_000
+_SNIPPET_BYTES = 1_000_000
+_LISTED_TASKS = 40
+_COLOURED_TASKS = 6
+_CLUSTERS = 50
+_RECORD_CHARS = 20_000
+
+
+def write_report(
+    study: Study | str | Path,
+    *,
+    run: str | None = None,
+    selections: Sequence[str] | None = None,
+    out: str | Path | None = None,
+) -> Path:
+    """Write the report of a study.
+
+    Args:
+        study: the study or its directory.
+        run: a finished score run; None for the latest, if there is one.
+        selections: names of the selections to show; None for all.
+        out: the file to write; None for report.html in the study.
+
+    Returns:
+        The file written.
+
+    Raises:
+        StudyError: something asked for is not there, or artifacts do not fit together.
+        ConfigError: ``out`` is a directory.
+    """
+    study = study if isinstance(study, Study) else Study(study)
+    target = study.path / "report.html" if out is None else Path(out)
+    if target.is_dir():
+        raise ConfigError(f"--out {target} is a directory: name the file to write, e.g. {target / 'report.html'}")
+    html = render(load(study, run, selections))
+    with atomic_path(target) as temporary:
+        temporary.write_text(html, encoding="utf-8", newline="\n")
+    return target
+
+
+def render(material: Material) -> str:
+    """The page as HTML."""
+    x = material.embeddings
+    covered = None
+    if x is not None:
+        covered = coverage(x, material.picks, material.covered, material.groups)
+    correlations = words.length_correlations(material)
+    shares = [] if material.tasks is None else task_shares(material.tasks, material.picks)
+    data = _payload(material, covered, correlations, shares)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["number"] = number
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    scripts = [(_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS]
+    return environment.get_template("page.html").render(
+        policy=_policy(style, scripts),
+        style=Markup(style),
+        scripts=[Markup(s) for s in scripts],
+        data=Markup(_json(data)),
+        study=material.study.path.resolve().name,
+        model=words.model_name(material),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=__version__,
+        m=material,
+        answered=int(material.annotated.sum()),
+        summary=words.summary(material, covered),
+        rows=_table(material, covered, shares),
+        coverage=covered,
+        coverage_words=[] if covered is None else words.coverage_words(material, covered),
+        score_words={name: SCORE_WORDS[name] for name in material.scores},
+        correlations=correlations,
+        shares=shares[:_LISTED_TASKS],
+        more_tasks=max(0, len(shares) - _LISTED_TASKS),
+        cards=cards(material),
+        levels=LEVELS,
+        cautions=words.cautions(material, correlations),
+        records=_records(material),
+        map=data["points"]["x"] is not None,
+        variance=data["points"]["variance"],
+        shown=data["shown"],
+        thinned=any(s["drawn"] < s["picked"] for s in data["selections"]),
+        median_length=float(np.median(material.lengths)) if len(material) else 0.0,
+    )
+
+
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    """A content security policy under which nothing but our own script and style can run, and nothing can be loaded."""
+
+    def source(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    allowed = " ".join(map(source, scripts))
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src {source(style)}; img-src data:; "
+        f"base-uri 'none'; form-action 'none'"
+    )
+
+
+def _json(value: Any) -> str:
+    """JSON that can stand inside a script element whatever text it holds."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _payload(
+    material: Material,
+    covered: Coverage | None,
+    correlations: Mapping[str, float | None],
+    shares: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What the scripts draw."""
+    picks = material.picks
+    columns: dict[str, Any] = {}
+    for name, column in {**material.scores, "length": material.lengths.astype(np.float64)}.items():
+        counted = histogram(column, picks, logarithmic=name == "length")
+        if counted is None:
+            continue
+        counted["edges"] = [_short(e) for e in counted["edges"]]
+        label, unit, _ = SCORE_WORDS.get(name, ("prompt length", material.length_unit, ""))
+        quantiles = np.quantile(column[np.isfinite(column)], np.linspace(0, 1, 101))
+        columns[name] = {
+            **counted,
+            "label": label,
+            "unit": unit,
+            "logarithmic": name == "length",
+            "quantiles": [_short(q) for q in quantiles],
+            "rho": correlations.get(name),
+        }
+    points, selections = _points(material, [s["task"] for s in shares])
+    return {
+        "selections": selections,
+        "columns": columns,
+        "points": points,
+        "shown": {"background": len(points["sample"]), "picks": max((s["drawn"] for s in selections), default=0)},
+        "length_unit": material.length_unit,
+        "coverage": None if covered is None else _curves(covered),
+        "tasks": shares[:_LISTED_TASKS],
+        "coloured": [s["task"] for s in shares[:_COLOURED_TASKS]],
+    }
+
+
+def _curves(covered: Coverage) -> dict[str, Any]:
+    return {
+        "budgets": covered.budgets,
+        "random": {
+            "mean": [_short(v) for v in covered.random.mean(axis=0)],
+            "low": [_short(v) for v in covered.random.min(axis=0)],
+            "high": [_short(v) for v in covered.random.max(axis=0)],
+        },
+        "selections": {name: [_short(v) for v in curve] for name, curve in covered.selections.items()},
+    }
+
+
+def _points(material: Material, tasks: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The prompts that the map and the scatter plot draw, and which of them each selection picked."""
+    rows, sample = shown_points(len(material), list(material.picks.values()), _BACKGROUND, _MOST_POINTS)
+    place = {int(row): i for i, row in enumerate(rows)}
+    snippet = min(120, max(24, _SNIPPET_BYTES // max(len(rows), 1)))
+    x: list[int] | None = None
+    y: list[int] | None = None
+    variance = 0.0
+    if material.embeddings is not None:
+        flat = geometry.plane(material.embeddings)
+        centred = material.embeddings - material.embeddings.mean(axis=0)
+        total = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))
+        variance = float(np.einsum("ij,ij->", flat, flat, dtype=np.float64)) / total if total > 0 else 0.0
+        low, high = flat.min(axis=0), flat.max(axis=0)
+        # One scale for both axes, so that distances on the map are distances in the plane.
+        scaled = (flat[rows] - (low + high) / 2) / max(float((high - low).max()), 1e-12) * 4000
+        x, y = np.rint(scaled[:, 0]).astype(int).tolist(), np.rint(-scaled[:, 1]).astype(int).tolist()
+    number_of = {task: i for i, task in enumerate(tasks)}
+    points = {
+        "id": [str(i)[:80] for i in material.ids[rows]],
+        "text": material.starts(rows, snippet),
+        "task": None if material.tasks is None else [number_of[t] for t in material.tasks[rows]],
+        "names": list(tasks),
+        "length": material.lengths[rows].tolist(),
+        "scores": {name: [_short(v) for v in column[rows]] for name, column in material.scores.items()},
+        "x": x,
+        "y": y,
+        "variance": variance,
+        "sample": [place[int(r)] for r in sample],
+        "answered": [i for i, row in enumerate(rows) if material.annotated[row]],
+    }
+    selections = []
+    for c in material.chosen:
+        # Where not all picks fit, a later one may still be among the background; the first ones are what is promised.
+        drawn = [place[int(r)] for r in itertools.takewhile(lambda r: int(r) in place, c.rows)]
+        selections.append(
+            {"name": c.name, "strategy": c.strategy, "picked": len(c.rows), "drawn": len(drawn), "points": drawn}
+        )
+    return points, selections
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.4g}") if np.isfinite(value) else None
+
+
+def _table(
+    material: Material, covered: Coverage | None, shares: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """One row a selection for the table of selections."""
+    clusters = None
+    if material.embeddings is not None and len(material) > 1:
+        clusters = geometry.cluster(material.embeddings, min(_CLUSTERS, len(material)))
+    rows = []
+    for c in material.chosen:
+        lengths = material.lengths[c.rows]
+        rows.append(
+            {
+                "name": c.name,
+                "strategy": c.strategy,
+                "params": ", ".join(f"{k}={_brief(v)}" for k, v in c.params.items() if k not in ("duplicates",)),
+                "picked": len(c.rows),
+                "partial": bool(c.record.get("partial")),
+                "budget": c.record.get("budget", len(c.rows)),
+                "share": len(c.rows) / max(len(material), 1),
+                "against": None if covered is None else covered.against_random(c.name),
+                "tasks": sum(1 for s in shares if s["picks"][c.name]["count"]),
+                "of_tasks": len(shares),
+                "clusters": None if clusters is None else len(np.unique(clusters[c.rows])),
+                "of_clusters": None if clusters is None else len(np.unique(clusters)),
+                "exact": len(c.rows) - len(np.unique(material.groups[c.rows])),
+                "near": len(c.rows) - len(np.unique(material.near_groups[c.rows])),
+                "length": float(np.median(lengths)) if len(lengths) else 0.0,
+                "certificate": certificate(c),
+                "warnings": _warnings(material, c),
+            }
+        )
+    return rows
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def _warnings(material: Material, chosen: Chosen) -> list[str]:
+    stored = chosen.record.get("warnings")
+    found = [str(w) for w in stored] if isinstance(stored, list) else []
+    run = chosen.record.get("run")
+    if run is not None and run != material.run:
+        found.append(f"Made from score run {run!r}; the scores and distances on this page are of {material.run!r}.")
+    if chosen.record.get("partial"):
+        found.append("Interrupted before its budget was reached.")
+    return found
+
+
+def _records(material: Material) -> list[dict[str, str]]:
+    """What made the study, the run and the selections, as their artifacts record it."""
+    found: list[tuple[str, Mapping[str, Any]]] = [("study", material.study.record)]
+    try:
+        found.append(("pool", read_record(material.study.pool_file)))
+    except StudyError:
+        pass  # a pool written by other software carries no record; that is no reason to withhold the page
+    if material.run is not None:
+        found.append((f"score run {material.run}", material.run_record))
+    found += [(f"selection {c.name}", c.record) for c in material.chosen]
+    records = []
+    for title, record in found:
+        text = json.dumps(record, indent=2, ensure_ascii=False)
+        cut = len(text) - _RECORD_CHARS
+        records.append({"title": title, "text": text if cut <= 0 else f"{text[:_RECORD_CHARS]}\n… {cut:,} more characters"})
+    return records

@@ -1,0 +1,1 @@
+"""Score: one pass of the language model over the pool."""

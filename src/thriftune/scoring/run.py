@@ -1,0 +1,252 @@
+"""`thriftune score`: plan, estimate, run part by part, merge. The same command continues an interrupted run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thriftune.artifacts import file_digest, provenance, read_json, read_record, read_table, write_json, write_table
+from thriftune.config import ScoreConfig
+from thriftune.errors import ScoreError, StudyError
+from thriftune.model import LanguageModel, load
+from thriftune.progress import progress
+from thriftune.render import Rendered, Renderer
+from thriftune.scoring import memory
+from thriftune.scoring.columns import merge, part_table
+from thriftune.scoring.plan import Plan, make_plan
+from thriftune.scoring.transformers import Answer, Pass
+from thriftune.study import Study
+from thriftune.types import IntArray, Message, Prompt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Say = Callable[[str], None]
+_RENDERED = 4096  # prompts rendered at once
+
+
+def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
+    """Run the model once over the pool: uncertainty of its own answers, drafts and embeddings.
+
+    Args:
+        study: an initialised study.
+        config: what to run and how.
+        say: receives the lines meant for people.
+
+    Returns:
+        The score run's directory, complete.
+
+    Raises:
+        ScoreError: the run exists with other settings, or not even one prompt fits into memory.
+        ModelError: the model cannot be loaded or lacks what was asked for.
+    """
+    directory = study.score_directory(config.name)
+    directory.mkdir(parents=True, exist_ok=True)
+    with study.lock(f"score-{config.name}"):
+        wanted = {"config": config.model_dump(), "pool": file_digest(study.pool_file)}
+        manifest_file = directory / "manifest.json"
+        manifest = read_json(manifest_file) if manifest_file.exists() else None
+        if manifest is not None:
+            _check_same(manifest, wanted, directory)
+            if (directory / "scores.parquet").exists():
+                say(f"{config.name}: already scored ({manifest['prompts']:,} prompts); nothing to do")
+                return directory
+        lm = load(
+            config.model,
+            revision=config.revision,
+            dtype=config.dtype,
+            device=config.device,
+            trust_remote_code=config.trust_remote_code,
+        )
+        resolved = {"revision": lm.revision, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
+        if manifest is not None:
+            _check_same(manifest, {"resolved": resolved}, directory)
+        pool = study.pool(["id", "text", "messages", "group"])
+        renderer = _renderer(lm, config)
+        plan, lengths = _plan(pool, renderer, config, directory, lm)
+        if manifest is None:
+            manifest = {**wanted, "resolved": resolved, "prompts": pool.num_rows, "distinct": len(plan.rows), **provenance()}
+            write_json(manifest_file, manifest)
+        _run(plan, lengths, pool, renderer, lm, config, directory, manifest, say)
+        merge(directory, plan, pool["id"], pool["group"].to_numpy(), {k: v for k, v in manifest.items() if k != "run"})
+        shutil.rmtree(directory / "parts")
+        (directory / "plan.parquet").unlink()
+    return directory
+
+
+def _check_same(manifest: dict[str, Any], wanted: dict[str, Any], directory: Path) -> None:
+    changed = []
+    for section, now in wanted.items():
+        before = manifest.get(section)
+        if isinstance(now, dict) and isinstance(before, dict):
+            changed += [f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if before.get(k) != v]
+        elif before != now:
+            changed.append(f"the {section} is another")
+    if changed:
+        raise ScoreError(
+            f"score run {directory.name!r} exists with other settings ({'; '.join(changed)}): "
+            f"give this one another --name, or remove {directory} to start it anew"
+        )
+
+
+def _renderer(lm: LanguageModel, config: ScoreConfig) -> Renderer:
+    limit = lm.context - config.max_new_tokens
+    if limit < 8:
+        raise ScoreError(
+            f"--max-new-tokens {config.max_new_tokens} leaves no room in the model's context of {lm.context}"
+        )
+    return Renderer(lm.tokenizer, limit)
+
+
+def _plan(
+    pool: pa.Table, renderer: Renderer, config: ScoreConfig, directory: Path, lm: LanguageModel
+) -> tuple[Plan, IntArray]:
+    """The stored plan of an interrupted run, or a new one; and the tokens of each prompt in the plan's order."""
+    import pyarrow as pa
+
+    file = directory / "plan.parquet"
+    # Equal texts are scored once: greedy answers cannot differ.
+    _, rows = np.unique(pool["group"].to_numpy(), return_index=True)
+    if file.exists():
+        stored = read_table(file)
+        plan = Plan(*(stored[c].to_numpy() for c in ("row", "batch", "part")))
+        if not np.array_equal(np.sort(plan.rows), np.sort(rows)):
+            raise StudyError(f"{file} does not belong to this pool: remove {directory} and score again")
+        return plan, stored["tokens"].to_numpy()
+    lengths = np.empty(len(rows), np.int64)
+    with progress("measuring prompts", len(rows)) as advance:
+        for start in range(0, len(rows), _RENDERED):
+            # Only lengths are kept; the tokens of a million prompts would not fit, and are cheap to make again.
+            block = renderer.render(prompts_of(pool.take(rows[start : start + _RENDERED])))
+            lengths[start : start + len(block)] = [len(r.ids) for r in block]
+            advance(len(block))
+    tokens, most = memory.batch_limits(lm)
+    plan = make_plan(
+        rows,
+        lengths,
+        pool["id"].take(rows).to_pylist(),
+        new_tokens=config.max_new_tokens,
+        batch_size=None if config.batch_size == "auto" else config.batch_size,
+        batch_tokens=tokens,
+        most_prompts=most,
+    )
+    by_row = np.argsort(rows)
+    lengths = lengths[by_row[np.searchsorted(rows, plan.rows, sorter=by_row)]]
+    table = pa.table({"row": plan.rows, "batch": plan.batch, "part": plan.part, "tokens": lengths})
+    write_table(file, table, provenance(batch_tokens=tokens, most_prompts=most))
+    return plan, lengths
+
+
+def prompts_of(pool: pa.Table) -> list[Prompt]:
+    """Prompts from pool rows that have ``id``, ``text`` and ``messages``."""
+    columns = (pool[c].to_pylist() for c in ("id", "text", "messages"))
+    return [
+        Prompt(
+            i,
+            text,
+            messages=None if turns is None else tuple(Message(role=t["role"], content=t["content"]) for t in turns),
+        )
+        for i, text, turns in zip(*columns, strict=True)
+    ]
+
+
+def _run(
+    plan: Plan,
+    lengths: IntArray,
+    pool: pa.Table,
+    renderer: Renderer,
+    lm: LanguageModel,
+    config: ScoreConfig,
+    directory: Path,
+    manifest: dict[str, Any],
+    say: Say,
+) -> None:
+    parts = directory / "parts"
+    parts.mkdir(exist_ok=True)
+    plan_digest = file_digest(directory / "plan.parquet")
+    missing = [p for p in range(plan.parts) if not _whole(parts / f"{p:06d}.parquet", plan_digest, say)]
+    scorer = Pass(
+        lm,
+        max_new_tokens=config.max_new_tokens,
+        layers=config.layer,
+        pooling=config.pooling,
+        prompt_nll=config.prompt_nll,
+    )
+    work = lengths + config.max_new_tokens
+    left = int(work[np.isin(plan.part, missing)].sum())
+    if missing:
+        say(memory.estimate(plan, lengths, scorer, missing))
+    began = time.monotonic()
+    backed_off: list[int] = list(manifest.get("backed_off", []))
+    with progress("scoring", float(work.sum()), "tokens", float(work.sum() - left)) as advance:
+        for part in missing:
+            inside = np.flatnonzero(plan.part == part)
+            rows = plan.rows[inside]
+            rendered = renderer.render(prompts_of(pool.take(rows)))
+            answers: list[Answer] = []
+            for batch in plan.batches(part):
+                scored, split = _with_back_off(scorer, rendered[batch[0] - inside[0] : batch[-1] + 1 - inside[0]])
+                answers += scored
+                if split:
+                    backed_off.append(int(plan.batch[batch[0]]))
+                advance(float(work[batch].sum()))
+            table = part_table(rows, rendered, answers, lm.tokenizer, lm.stop_ids)
+            write_table(parts / f"{part:06d}.parquet", table, {"plan": plan_digest, "part": part})
+    seconds = time.monotonic() - began
+    if missing:
+        count = int(np.isin(plan.part, missing).sum())
+        manifest["backed_off"] = backed_off
+        manifest["run"] = {
+            "seconds": round(seconds, 2),
+            "prompts_scored": count,
+            "prompts_per_minute": round(count / max(seconds, 1e-9) * 60, 1),
+            "tokens_per_second": round(left / max(seconds, 1e-9), 1),
+            "peak_memory_gib": round(memory.peak(lm.device), 2),
+        }
+        write_json(directory / "manifest.json", manifest)
+        run = manifest["run"]
+        say(
+            f"scored {count:,} prompts in {seconds / 60:.1f} min: {run['prompts_per_minute']:,.0f} prompts/min, "
+            f"{run['tokens_per_second']:,.0f} tokens/s, peak memory {run['peak_memory_gib']} GiB"
+        )
+        if backed_off:
+            say(f"{len(backed_off)} batches did not fit into memory and were halved")
+
+
+def _whole(part: Path, plan_digest: str, say: Say) -> bool:
+    """Whether a part is there and belongs to the plan; a damaged one is named and done again."""
+    if not part.exists():
+        return False
+    try:
+        fits = read_record(part).get("plan") == plan_digest
+        read_table(part)
+    except (StudyError, json.JSONDecodeError) as error:
+        say(f"{error}; it is scored again")
+        fits = False
+    if not fits:
+        part.unlink()
+    return fits
+
+
+def _with_back_off(scorer: Pass, batch: list[Rendered]) -> tuple[list[Answer], bool]:
+    """Score a batch, in halves where it does not fit into memory; the second value says whether it was halved."""
+    try:
+        return scorer.run(batch), False
+    except (RuntimeError, MemoryError) as error:
+        if not memory.exhausted(error):
+            raise
+    # Outside the handler: the exception's traceback would keep the tensors alive.
+    memory.release(scorer.lm.device)
+    if len(batch) == 1:
+        raise ScoreError(
+            f"a single prompt of {len(batch[0].ids):,} tokens does not fit into memory: "
+            "lower --max-new-tokens, use --dtype bfloat16, a smaller model or a machine with more memory"
+        )
+    half = len(batch) // 2
+    return _with_back_off(scorer, batch[:half])[0] + _with_back_off(scorer, batch[half:])[0], True

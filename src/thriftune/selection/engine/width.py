@@ -1,0 +1,147 @@
+"""Similarities between rows: their kernel and its width."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+
+from thriftune.errors import StrategyError
+from thriftune.selection.engine.kernels import to_similarity
+from thriftune.types import FloatArray, IntArray
+
+_FLOOR = 0.01  # narrower, and a pool of near duplicates would leave everything else without any similarity
+_SAMPLE = 512
+_BLOCK = 8192
+
+
+class Similarity:
+    """Blocks of the similarity matrix, computed when asked for.
+
+    Every kernel is a function of a product: w_ij = exp(min(0, 2c (<a_i, a_j> - h_i - h_j))) for ``rbf`` and
+    max(0, <a_i, a_j>) for ``cosine``.
+
+    Args:
+        a: (n, d) float32, rows shifted (rbf) or scaled to unit length (cosine).
+        half: (n,) float32, half the squared length of each row; zeros for cosine.
+        scale: 2c = 2 / (gamma * width); 0 for cosine.
+        gamma: as resolved; None for cosine.
+        floored: the automatic gamma met its floor.
+        width: mean squared distance between different rows of the pool.
+    """
+
+    def __init__(
+        self, a: FloatArray, half: FloatArray, scale: float, gamma: float | None, floored: bool, width: float
+    ) -> None:
+        self.a, self.half, self.scale, self.gamma, self.floored, self.width = a, half, scale, gamma, floored, width
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    def block(self, left: IntArray | slice, right: IntArray | slice, out: FloatArray | None = None) -> FloatArray:
+        """(b, c) float32 similarities of the rows ``left`` with the rows ``right``, in ``out`` (b * c,) if given."""
+        a, b = self.a[left], self.a[right]
+        product = np.dot(a, b.T, out=None if out is None else out[: len(a) * len(b)].reshape(len(a), len(b)))
+        to_similarity(product, self.half[left], self.half[right], np.float32(self.scale))
+        return product
+
+    def own(self, rows: IntArray) -> FloatArray:
+        """(len(rows),) similarity of each row with itself: 1, or 0 for a vector of length zero under cosine."""
+        if self.gamma is None:
+            return np.asarray(np.any(self.a[rows], axis=1), np.float32)
+        return np.ones(len(rows), np.float32)
+
+    def notes(self) -> dict[str, Any]:
+        """What was decided, for the record of the selection."""
+        if self.gamma is None:
+            return {"kernel": "cosine"}
+        notes: dict[str, Any] = {"kernel": "rbf", "gamma": self.gamma, "width": self.width}
+        if self.floored:
+            notes["gamma_floored"] = True
+        return notes
+
+
+def similarity(x: FloatArray, kernel: str, gamma: float | Literal["auto"], centres: int) -> Similarity:
+    """Resolve a kernel for a pool.
+
+    Args:
+        x: (n, d) float32.
+        kernel: ``rbf`` or ``cosine``.
+        gamma: width of ``rbf`` in units of the mean squared distance; ``auto``: the one at which a typical row's
+            similarity to its ceil(n / centres)-th distinct neighbour is one half.
+        centres: how many rows will cover the pool, those already chosen included.
+
+    Raises:
+        StrategyError: ``gamma`` is not a positive number.
+    """
+    if kernel == "cosine":
+        lengths = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+        lengths[lengths == 0] = 1
+        unit = x / lengths[:, None].astype(np.float32)
+        return Similarity(unit, np.zeros(len(x), np.float32), 0.0, None, False, 0.0)
+    if gamma != "auto" and not (math.isfinite(gamma) and gamma > 0):
+        raise StrategyError(f"gamma is {gamma!r}: give a positive number or 'auto'")
+    a = _shifted(x)
+    squared = np.einsum("ij,ij->i", a, a, dtype=np.float64)
+    width = _mean_squared_distance(a, squared)
+    half = (squared / 2).astype(np.float32)
+    floored = False
+    if gamma == "auto":
+        typical = _typical_squared_distance(a, half, math.ceil(len(a) / centres))
+        gamma = typical / (width * math.log(2))
+        floored = gamma < _FLOOR
+        gamma = max(gamma, _FLOOR)
+    return Similarity(a, half, 2 / (gamma * width), float(gamma), floored, width)
+
+
+def _shifted(x: FloatArray) -> FloatArray:
+    """Rows relative to the row nearest the mean where the mean dominates: products of far-off rows lose digits."""
+    mean = x.mean(axis=0, dtype=np.float64)
+    if mean @ mean * len(x) <= 0.25 * float(np.einsum("ij,ij->", x, x, dtype=np.float64)):
+        return x
+    centre = x[0]
+    best = np.inf
+    for begin in range(0, len(x), _BLOCK):
+        difference = x[begin : begin + _BLOCK] - mean
+        squared = np.einsum("ij,ij->i", difference, difference)
+        row = int(squared.argmin())
+        if squared[row] < best:
+            best, centre = squared[row], x[begin + row]
+    return x - centre
+
+
+def _mean_squared_distance(a: FloatArray, squared: FloatArray) -> float:
+    n = len(a)
+    mean = a.mean(axis=0, dtype=np.float64)
+    width = 2 * (float(squared.sum()) - n * float(mean @ mean)) / max(n - 1, 1)
+    # Identical rows: every similarity is 1 whatever the width.
+    return width if width > 1e-12 * float(squared.sum() / n) + 1e-300 else 1.0
+
+
+def _typical_squared_distance(a: FloatArray, half: FloatArray, rank: int) -> float:
+    distinct = _distinct(a)
+    base, base_half = (a, half) if len(distinct) == len(a) else (a[distinct], half[distinct])
+    rank = min(rank, len(base) - 1)
+    if rank == 0:
+        return 0.0
+    sample = np.sort(np.random.default_rng(0).choice(len(a), min(len(a), _SAMPLE), replace=False))
+    # A row of the pool is one of its own distinct neighbours, at distance 0: hence position ``rank``, not rank - 1.
+    distances = np.empty(len(sample))
+    for begin in range(0, len(sample), 64):
+        rows = sample[begin : begin + 64]
+        product = a[rows] @ base.T
+        product -= base_half
+        closest = -np.partition(-product, rank, axis=1)[:, rank]
+        distances[begin : begin + 64] = np.maximum(2 * (half[rows] - closest), 0)
+    return float(np.median(distances))
+
+
+def _distinct(a: FloatArray) -> IntArray:
+    """The first row of each set of identical rows, by a 64-bit hash."""
+    bits = np.ascontiguousarray(a).view(np.uint32)
+    factors = np.random.default_rng(0).integers(1, 2**63, bits.shape[1], dtype=np.uint64) | np.uint64(1)
+    hashes = np.empty(len(a), np.uint64)
+    for begin in range(0, len(a), _BLOCK):
+        hashes[begin : begin + _BLOCK] = (bits[begin : begin + _BLOCK].astype(np.uint64) * factors).sum(axis=1)
+    return np.sort(np.unique(hashes, return_index=True)[1])

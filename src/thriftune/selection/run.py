@@ -1,0 +1,226 @@
+"""`select`: the one place where ids become rows, a strategy runs, its answer is verified, and rows become ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thriftune import geometry
+from thriftune.errors import StrategyError
+from thriftune.selection import registry
+from thriftune.selection.columns import check_ids, from_arrays, rows_of, visible
+from thriftune.selection.distinct import Ask, distinct_first
+from thriftune.selection.registry import Strategy
+from thriftune.selection.request import TRANSFORM, budget_of, resolve, seed_of
+from thriftune.study import Study
+from thriftune.types import Candidates, IntArray, Picks, Selection
+
+DUPLICATES = ("last", "keep")
+
+
+def select(
+    source: Study | str | Path | Candidates | None = None,
+    strategy: str | None = None,
+    budget: int | str | None = None,
+    *,
+    seed: int = 0,
+    run: str | None = None,
+    embeddings: Any = None,
+    scores: Any = None,
+    ids: Any = None,
+    tasks: Any = None,
+    annotated: Any = None,
+    lengths: Any = None,
+    costs: Any = None,
+    weights: Any = None,
+    groups: Any = None,
+    duplicates: str = "last",
+    **params: Any,
+) -> Selection:
+    """Choose which prompts to annotate.
+
+    Prompts are put in the order of their ids before the strategy sees them, so neither the order of the pool nor the
+    number of threads changes what is picked, and ties go to the lower id.
+
+    Args:
+        source: a study or its directory, or Candidates; None when arrays are given.
+        strategy: its name, see ``thriftune strategies``; None for `default_strategy`.
+        budget: how many prompts, at most as many as are not annotated; or a share of the pool such as ``"10%"``.
+        seed: of randomised strategies.
+        run: which score run of a study, the latest if None.
+        embeddings: (n, d) float.
+        scores: name -> (n,) float, higher = more uncertain.
+        ids: (n,) unique strings; default: row numbers.
+        tasks: (n,) labels.
+        annotated: (n,) bool, prompts that have an answer: never picked, but covered by what is picked.
+        lengths: (n,) number, in tokens or characters.
+        costs: (n,) float > 0, price of each annotation.
+        weights: (n,) float >= 0, how much a prompt counts as something to be covered.
+        groups: (n,) integer; the same number means the same prompt text.
+        duplicates: ``last``: a text that was picked or annotated is picked again only when all others are used up;
+            ``keep``: each row for itself.
+        params: the strategy's own; and ``transform`` (see `geometry.transform`) for those that need embeddings,
+            by default ``centre_l2`` for a study's hidden states and ``none`` for your own arrays.
+
+    Returns:
+        The selection, ids and rows in pick order; marked partial when it was interrupted (Ctrl-C).
+
+    Raises:
+        StrategyError: the request is impossible, or the strategy broke its contract.
+        StudyError: the study lacks what is asked for.
+    """
+    given = {
+        "embeddings": embeddings,
+        "scores": scores,
+        "ids": ids,
+        "tasks": tasks,
+        "annotated": annotated,
+        "lengths": lengths,
+        "costs": costs,
+        "weights": weights,
+        "groups": groups,
+    }
+    arrays = {name: value for name, value in given.items() if value is not None}
+    if source is not None and arrays:
+        raise StrategyError(f"both a pool and {', '.join(arrays)}= were given: give one of them")
+    if duplicates not in DUPLICATES:
+        raise StrategyError(f"duplicates is {duplicates!r}: choose one of {', '.join(DUPLICATES)}")
+    if isinstance(source, (str, Path)):
+        source = Study(source)
+    if run is not None and not isinstance(source, Study):
+        raise StrategyError(f"run={run!r} names a score run of a study: leave it out")
+    seed = seed_of(seed)
+
+    if source is None:
+        source = from_arrays(**arrays)
+    chosen, resolved, why = resolve(source, strategy, params, run)
+    candidates, advice = _candidates(source, chosen, run)
+    named = _named_prompts(source, chosen, resolved, candidates)
+    count = budget_of(budget, candidates.annotated)
+    check_ids(candidates.ids)
+    all_ids, known = candidates.ids, candidates.groups
+    order = np.argsort(all_ids, kind="stable")
+    view = visible(candidates, chosen, resolved, advice)
+    del candidates  # a study's embeddings need not be held twice
+    view = _ordered(view, order, resolved.get(TRANSFORM))
+
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    named = {name: place[rows] for name, rows in named.items()}
+    ask = _asker(chosen, {name: resolved[name] for name in chosen.parameters if name not in named}, seed)
+    if known is not None:
+        resolved["duplicates"] = duplicates
+    if known is None or duplicates == "keep":
+        picks = ask(view, count, named, 0)
+    else:
+        picks = distinct_first(ask, view, known[order], count, named)
+    if picks.partial and len(picks.rows) == 0:
+        raise KeyboardInterrupt
+    rows = order[picks.rows]
+    return Selection(
+        ids=all_ids[rows],
+        rows=rows,
+        gains=picks.gains,
+        strategy=chosen.name,
+        budget=count,
+        seed=seed,
+        params=resolved,
+        certificate=picks.certificate,
+        notes={**picks.notes, **({"default": why} if why else {})},
+        partial=picks.partial,
+    )
+
+
+def _candidates(source: Study | Candidates, strategy: Strategy, run: str | None) -> tuple[Candidates, str]:
+    """The columns, checked, and what a user of a study does about a missing one."""
+    if isinstance(source, Candidates):
+        columns = {name: getattr(source, name) for name in (*registry.COLUMNS, "ids", "annotated", "groups")}
+        return from_arrays(**columns), ""
+    wanted = "embeddings" in (*strategy.needs, *strategy.uses)
+    candidates = source.candidates(run, embeddings=wanted)
+    if len(candidates) == 0:
+        raise StrategyError(f"the pool of {source.path} is empty: there is nothing to select from")
+    if "tasks" in strategy.needs and candidates.tasks is None:
+        return candidates, f"make the study again with: thriftune init {source.path} --task-column NAME --pool FILE"
+    return candidates, f"run: thriftune score {source.path}"
+
+
+def _named_prompts(
+    source: Study | Candidates, strategy: Strategy, resolved: dict[str, Any], candidates: Candidates
+) -> dict[str, IntArray]:
+    """Rows of the parameters that hold prompts; ``resolved`` keeps what is fit for the record."""
+    found: dict[str, IntArray] = {}
+    for parameter in strategy.parameters.values():
+        value = resolved[parameter.name]
+        if not parameter.prompts or value is None:
+            continue
+        if isinstance(source, Study) and isinstance(value, str):
+            value = source.selection(value)[0]
+        rows = rows_of(value, candidates.ids, parameter.name)
+        found[parameter.name] = rows
+        if not isinstance(resolved[parameter.name], str):
+            resolved[parameter.name] = candidates.ids[rows].tolist()
+    return found
+
+
+def _ordered(view: Candidates, order: IntArray, how: str | None) -> Candidates:
+    """The view with its rows in ``order`` and its embeddings transformed."""
+    if (order[1:] > order[:-1]).all():
+        ordered = view
+    else:
+        ordered = view.take(order)
+    if ordered.embeddings is None:
+        return ordered
+    if how == "none":
+        # No copy where the caller's array will do.
+        return replace(ordered, embeddings=np.ascontiguousarray(ordered.embeddings, np.float32))
+    return replace(ordered, embeddings=geometry.transform(ordered.embeddings, how))  # type: ignore[arg-type]
+
+
+def _asker(strategy: Strategy, params: Mapping[str, Any], seed: int) -> Ask:
+    """A function that runs the strategy on some candidates and verifies what it answers."""
+
+    def ask(candidates: Candidates, budget: int, named: Mapping[str, IntArray], part: int) -> Picks:
+        # Streams of their own, so that the first part of a selection does not depend on whether there is a second.
+        rng = np.random.default_rng(seed if part == 0 else [seed, part])
+        try:
+            picks = strategy.function(candidates, budget, rng, **params, **named)
+        except KeyboardInterrupt:
+            picks = Picks(np.empty(0, np.int64), partial=True)
+        return _verified(picks, strategy.name, candidates, budget)
+
+    return ask
+
+
+def _verified(picks: Any, name: str, candidates: Candidates, budget: int) -> Picks:
+    """``picks`` if they keep the contract of a strategy.
+
+    Raises:
+        StrategyError: naming the strategy and what it got wrong.
+    """
+
+    def broken(what: str) -> StrategyError:
+        return StrategyError(f"strategy {name} broke its contract: {what}; this is a bug in the strategy")
+
+    if not isinstance(picks, Picks):
+        raise broken(f"it returned {type(picks).__name__} instead of Picks")
+    rows = np.asarray(picks.rows)
+    if rows.ndim != 1 or (rows.dtype.kind not in "iu" and len(rows)):
+        raise broken(f"its rows are {rows.dtype} of shape {rows.shape} instead of whole numbers of shape (budget,)")
+    rows = rows.astype(np.int64)
+    if len(rows) > budget or (len(rows) < budget and not picks.partial):
+        raise broken(f"it returned {len(rows)} rows for a budget of {budget}")
+    if len(rows) and (rows.min() < 0 or rows.max() >= len(candidates)):
+        raise broken(f"row {rows.min() if rows.min() < 0 else rows.max()} is not one of 0..{len(candidates) - 1}")
+    if len(np.unique(rows)) != len(rows):
+        raise broken("it picked a row twice")
+    if candidates.annotated[rows].any():
+        raise broken(f"it picked row {rows[candidates.annotated[rows]][0]}, which is annotated already")
+    gains = None if picks.gains is None else np.asarray(picks.gains, np.float64)
+    if gains is not None and (gains.shape != rows.shape or np.isnan(gains).any()):
+        raise broken(f"its gains have shape {gains.shape} or hold NaN, for {len(rows)} rows")
+    return replace(picks, rows=rows, gains=gains)

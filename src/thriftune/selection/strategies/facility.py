@@ -1,0 +1,64 @@
+"""Facility location: every prompt of the pool represented by a similar pick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from thriftune.progress import progress
+from thriftune.selection.registry import strategy
+from thriftune.types import Candidates, Picks
+
+
+def _fixed_width(params: Mapping[str, Any]) -> bool:
+    return params["kernel"] == "cosine" or params["gamma"] != "auto"
+
+
+@strategy(
+    name="facility_location",
+    needs=("embeddings",),
+    uses=("weights",),
+    source="Cornuejols, Fisher and Nemhauser 1977, Location of Bank Accounts; Bhatt et al. 2024, arXiv 2401.06692",
+    prefix=_fixed_width,
+)
+def facility_location(
+    candidates: Candidates,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    kernel: Literal["rbf", "cosine"] = "rbf",
+    gamma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto",
+    engine: Literal["auto", "exact", "neighbours", "dense"] = "auto",
+) -> Picks:
+    """Prompts that together are most similar to the whole pool: each prompt counts by its similarity to the nearest
+    pick. Use it to cover what the pool mostly holds, with dense regions covered first and outliers last.
+
+    The gain of a pick is what it adds to the sum of similarities. The certificate bounds what any set of as many
+    prompts could add. ``gamma``, the width of the similarity in units of the mean squared distance, is by default
+    fitted to the budget; a fixed one makes every prefix the selection at that smaller budget.
+    """
+    from thriftune.selection.engine.facility import facility_location as greedy
+
+    assert candidates.embeddings is not None
+    with progress("facility_location", budget, "picks") as advance:
+        found = greedy(
+            candidates.embeddings,
+            budget,
+            kernel=kernel,
+            gamma=gamma,
+            weights=candidates.weights,
+            chosen=np.flatnonzero(candidates.annotated),
+            engine=engine,
+            advance=advance,
+        )
+    certificate = {
+        "kind": "facility_location",
+        "value": found.value,
+        "upper_bound": found.bound,
+        "ratio": found.value / found.bound if found.bound > 0 else 1.0,
+    }
+    finished = len(found.rows) > 0 and np.isfinite(found.bound)
+    return Picks(found.rows, found.gains, certificate if finished else None, found.notes, found.partial)

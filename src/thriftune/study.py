@@ -1,0 +1,298 @@
+"""The study: a directory on disk through which the stages meet. docs/artifacts.md lists every file and column."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thriftune.annotations import AnnotationStore
+from thriftune.artifacts import provenance, read_json, read_record, read_table, write_json, write_table
+from thriftune.errors import StudyError
+from thriftune.types import Candidates, FloatArray, Selection
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 1
+HOLDOUT = "holdout"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z")
+
+# Columns of scores.parquet that rank prompts; higher = more uncertain.
+SCORE_COLUMNS = (
+    "mean_entropy",
+    "max_entropy",
+    "least_confidence",
+    "mean_nll",
+    "mean_margin",
+    "min_margin",
+    "prompt_nll",
+)
+
+
+def check_name(name: str, what: str) -> str:
+    """``name`` if it can be a file name anywhere, else a StudyError that says what it may hold."""
+    if not _NAME.match(name):
+        raise StudyError(f"{what} {name!r} is not usable as a file name: use letters, digits, '.', '_', '+', '-'")
+    return name
+
+
+class Study:
+    """An existing study directory; `Study.create` makes one.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        StudyError: there is no study there, or a newer thriftune wrote it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        manifest = self.path / "study.json"
+        if not manifest.exists():
+            raise StudyError(f"{self.path} is not a study: make one with: thriftune init {self.path} --pool FILE")
+        written = read_json(manifest)
+        version = written.get("format") if isinstance(written, dict) else None
+        if not isinstance(version, int):
+            raise StudyError(f"{manifest} is damaged (no format number): restore it from a copy")
+        if version > FORMAT:
+            raise StudyError(f"{self.path} was written by a newer thriftune (format {version}): upgrade thriftune")
+        self.record: dict[str, Any] = written
+
+    @classmethod
+    def create(cls, path: str | Path, record: dict[str, Any]) -> Study:
+        """Mark ``path`` as a study; called last, when its pool is complete.
+
+        Args:
+            path: the directory.
+            record: what made it (JSON values), kept in study.json.
+
+        Returns:
+            The study.
+        """
+        write_json(Path(path) / "study.json", {"format": FORMAT, **provenance(**record)})
+        return cls(path)
+
+    # --- places -----------------------------------------------------------------------------------------------------
+
+    @property
+    def pool_file(self) -> Path:
+        return self.path / "pool.parquet"
+
+    @property
+    def references_file(self) -> Path:
+        """Known responses for experiments; scoring and selection never open it."""
+        return self.path / "references.parquet"
+
+    @property
+    def rejects_file(self) -> Path:
+        return self.path / "rejects.jsonl"
+
+    @property
+    def annotations(self) -> AnnotationStore:
+        return AnnotationStore(self.path / "annotations.sqlite")
+
+    def score_directory(self, run: str) -> Path:
+        return self.path / "scores" / check_name(run, "score run")
+
+    def selection_file(self, name: str) -> Path:
+        return self.path / "selections" / f"{check_name(name, 'selection')}.parquet"
+
+    @contextlib.contextmanager
+    def lock(self, stage: str, *, wait: float = 0) -> Iterator[None]:
+        """Hold ``stage`` of this study against other processes.
+
+        Args:
+            stage: what is held.
+            wait: seconds to wait for another process to let go.
+
+        Raises:
+            StudyError: another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        held = FileLock(self.path / f".{check_name(stage, 'stage')}.lock", timeout=wait)
+        try:
+            held.acquire()
+        except Timeout:
+            raise StudyError(
+                f"another process is at work on {stage} of {self.path}: wait for it to end, then run this again"
+            ) from None
+        try:
+            yield
+        finally:
+            held.release()
+
+    # --- pool -------------------------------------------------------------------------------------------------------
+
+    def pool(self, columns: list[str] | None = None, *, split: str | None = "pool") -> pa.Table:
+        """Rows of the pool in file order.
+
+        Args:
+            columns: which; None for all (see docs/artifacts.md).
+            split: ``"pool"``, ``"holdout"`` or None for both.
+
+        Returns:
+            The table.
+        """
+        import pyarrow.compute as pc
+
+        wanted = None if columns is None else list(dict.fromkeys([*columns, "split"]))
+        table = read_table(self.pool_file, wanted)
+        if split is not None:
+            table = table.filter(pc.equal(table["split"], split))
+        return table if columns is None else table.select(columns)
+
+    def references(self) -> dict[str, str]:
+        """Known responses by prompt id; empty when the pool came without, or with answers already paid for."""
+        if not self.references_file.exists():
+            return {}
+        table = read_table(self.references_file)
+        return dict(zip(table["id"].to_pylist(), table["response"].to_pylist(), strict=True))
+
+    # --- scores -----------------------------------------------------------------------------------------------------
+
+    def score_runs(self) -> list[str]:
+        """Names of the finished score runs, the latest last."""
+        found = [p for p in (self.path / "scores").glob("*/scores.parquet") if not p.parent.name.startswith(".")]
+        return [p.parent.name for p in sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.parent.name))]
+
+    def score_run(self, run: str | None = None) -> str:
+        """``run`` if it is finished, the latest run if None.
+
+        Raises:
+            StudyError: there is none, or not this one.
+        """
+        runs = self.score_runs()
+        if run is None:
+            if not runs:
+                raise StudyError(f"{self.path} has no scores yet: run: thriftune score {self.path}")
+            return runs[-1]
+        if run not in runs:
+            known = ", ".join(runs) or "none"
+            raise StudyError(f"no finished score run {run!r} in {self.path} (there: {known})")
+        return run
+
+    def scores(self, run: str | None = None, columns: list[str] | None = None) -> pa.Table:
+        """The table of a finished score run, rows in pool order."""
+        return read_table(self.score_directory(self.score_run(run)) / "scores.parquet", columns)
+
+    def embeddings(self, run: str | None = None) -> FloatArray:
+        """(n, d) float32 embeddings of a finished score run, rows in pool order.
+
+        They are stored as float16 of each vector over its largest magnitude, which middle layers need (their
+        activations overflow float16), and are multiplied back here.
+        """
+        name = self.score_run(run)
+        file = self.score_directory(name) / "embeddings.npy"
+        if not file.exists():
+            raise StudyError(f"score run {name!r} has no embeddings ({file} is missing)")
+        stored = np.load(file, mmap_mode="r", allow_pickle=False)
+        scale = self.scores(name, ["embedding_scale"])["embedding_scale"].to_numpy()
+        if stored.shape[0] != len(scale):
+            raise StudyError(f"{file} has {stored.shape[0]} rows for {len(scale)} prompts: rerun thriftune score")
+        full = np.empty(stored.shape, np.float32)
+        for start in range(0, len(full), 65536):
+            block = slice(start, start + 65536)
+            np.multiply(stored[block], scale[block, None], out=full[block], casting="same_kind")
+        return full
+
+    # --- selections -------------------------------------------------------------------------------------------------
+
+    def candidates(self, run: str | None = None, *, embeddings: bool = True) -> Candidates:
+        """The pool as selection sees it: scores and embeddings of one run, answered prompts marked.
+
+        Args:
+            run: a finished score run, the latest if None; without any run only ids, tasks and lengths are there.
+            embeddings: False to leave them on disk.
+
+        Returns:
+            Candidates with rows in pool order.
+        """
+        table = self.pool(["id", "task", "group", "n_chars"])
+        ids = np.array(table["id"].to_pylist(), dtype=object)
+        tasks = table["task"].to_pylist()
+        answered = self.annotations.answered()
+        common: dict[str, Any] = {
+            "ids": ids,
+            "annotated": np.fromiter((i in answered for i in ids), bool, len(ids)),
+            "tasks": None if all(t is None for t in tasks) else np.array([t or "" for t in tasks], dtype=object),
+            "groups": table["group"].to_numpy(),
+        }
+        if run is None and not self.score_runs():
+            return Candidates(lengths=table["n_chars"].to_numpy(), **common)
+        name = self.score_run(run)
+        scores = self.scores(name)
+        if scores["id"].to_pylist() != ids.tolist():
+            raise StudyError(f"score run {name!r} belongs to another pool: rerun: thriftune score {self.path}")
+        vectors = embeddings and (self.score_directory(name) / "embeddings.npy").exists()
+        return Candidates(
+            embeddings=self.embeddings(name) if vectors else None,
+            scores={c: scores[c].to_numpy() for c in SCORE_COLUMNS if c in scores.column_names},
+            lengths=scores["n_prompt_tokens"].to_numpy(),
+            **common,
+        )
+
+    def selections(self) -> list[str]:
+        """Names of the selections, oldest first."""
+        found = (self.path / "selections").glob("[!.]*.parquet")
+        return [p.stem for p in sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.stem))]
+
+    def write_selection(self, name: str, selection: Selection, record: dict[str, Any]) -> Path:
+        """Store a selection with the record of what made it.
+
+        Args:
+            name: its name in the study.
+            selection: the picks.
+            record: run, summary and whatever else describes it (JSON values).
+
+        Returns:
+            The file written.
+        """
+        import pyarrow as pa
+
+        gains = None if selection.gains is None else np.asarray(selection.gains, np.float64)
+        table = pa.table(
+            {
+                "rank": pa.array(range(1, len(selection) + 1), pa.int64()),
+                "id": pa.array(selection.ids.tolist(), pa.string()),
+                "gain": pa.nulls(len(selection), pa.float64()) if gains is None else pa.array(gains),
+            }
+        )
+        described = {
+            "strategy": selection.strategy,
+            "budget": selection.budget,
+            "seed": selection.seed,
+            "params": dict(selection.params),
+            "certificate": None if selection.certificate is None else dict(selection.certificate),
+            "notes": dict(selection.notes),
+            "partial": selection.partial,
+        }
+        file = self.selection_file(name)
+        write_table(file, table, provenance(**described, **record))
+        return file
+
+    def selection(self, name: str) -> tuple[list[str], FloatArray | None, dict[str, Any]]:
+        """A stored selection.
+
+        Args:
+            name: its name; ``"holdout"`` is the set aside for evaluation, in pool order.
+
+        Returns:
+            Prompt ids in pick order, gains (k,) or None, and the record of what made it.
+        """
+        if name == HOLDOUT:
+            return self.pool(["id"], split=HOLDOUT)["id"].to_pylist(), None, {"strategy": HOLDOUT}
+        file = self.selection_file(name)
+        if not file.exists():
+            known = ", ".join(self.selections()) or "none"
+            raise StudyError(f"no selection {name!r} in {self.path} (there: {known})")
+        table = read_table(file)
+        gains = table["gain"]
+        values = None if gains.null_count == len(gains) else gains.to_numpy()
+        return table["id"].to_pylist(), values, read_record(file)

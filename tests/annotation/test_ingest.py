@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thriftune.annotation.ingest import ingest, write_conflicts
+from thriftune.errors import AnnotationError, StudyError
+from thriftune.study import Study
+from thriftune.types import Annotation
+
+
+def jsonl(path: Path, *records: Any) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "answers.jsonl"
+
+
+def test_one_broken_row_refuses_the_file(small_study: Study, file: Path) -> None:
+    jsonl(file, {"id": "p00", "response": "fine"}, {"id": "nobody", "response": "x"})
+    with pytest.raises(AnnotationError) as caught:
+        ingest(small_study, file)
+    assert str(caught.value) == (
+        f"nothing was imported, 1 row is broken: {file}:2: id 'nobody' is not in {small_study.path}. "
+        "Mend the file, or add --skip-bad to import the rest"
+    )
+    assert small_study.annotations.in_force() == []
+    done = ingest(small_study, file, skip_bad=True)
+    assert (done.new, [row.line for row in done.skipped]) == (1, [2])
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "not a JSON object"),
+        ("[1]", "a JSON list where an object was expected"),
+        ('{"response": "x"}', "no id"),
+        ('{"id": "", "response": "x"}', "no id"),
+        ('{"id": null, "response": "x"}', "no id"),
+        ('{"id": "p01"}', "none of response, messages and output"),
+        ('{"id": "p01", "response": 42}', "the answer is a JSON int, not text"),
+        ('{"id": "p01", "messages": [{"role": "user"}]}', "messages is not a list"),
+        ('{"id": "p01", "response": "\\ud800"}', "half a Unicode character"),
+        ('{"id": "\\ud800", "response": "x"}', "half a Unicode character"),
+        ('{"id": "p00", "response": "again"}', r"id 'p00' again \(first on line 1\)"),
+        ('{"id": "p01", "response": "\\q"}', "not a JSON object"),
+        ("\udcff{}", "not a JSON object"),
+    ],
+)
+def test_broken_lines_are_named(small_study: Study, file: Path, line: str, reason: str) -> None:
+    good = json.dumps({"id": "p00", "response": "fine"})
+    file.write_bytes(f"{good}\r\n\r\n{line}\r\n".encode("utf-8", "surrogateescape"))
+    with pytest.raises(AnnotationError, match=f"answers.jsonl:3: {reason}"):
+        ingest(small_study, file)
+    assert small_study.annotations.in_force() == []
+    assert ingest(small_study, file, skip_bad=True).new == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf \n", "is empty"),
+        (b"id,answer\np00,x\n", r"answers.jsonl:1 has no column response \(there: id, answer\)"),
+        (b'id,response\np00,"x\np01,y\n', r"answers.jsonl:2 is not valid CSV"),
+        (b'id,response\n"p00"x,y\n', r"answers.jsonl:2 is not valid CSV"),
+        ("id,response\np00,ü\n".encode("latin-1"), r"answers.jsonl:2 is not UTF-8"),
+        (b'[{"id": "p00", "response": "x"}\n\n{"id": "p01"}]', r"answers.jsonl:3 is not valid JSON"),
+        (b'[\n{"id": "p00", "response": "x"},\n{"id"', r"answers.jsonl:3 is not valid JSON"),
+        (b"[]", "has no rows"),
+    ],
+)
+def test_unreadable_files_are_refused_whole(small_study: Study, file: Path, content: bytes, message: str) -> None:
+    file.write_bytes(content)
+    with pytest.raises(AnnotationError, match=message):
+        ingest(small_study, file, skip_bad=True)
+    assert small_study.annotations.in_force() == []
+
+
+def test_missing_file_and_directory(small_study: Study, tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match="cannot be read: No such file"):
+        ingest(small_study, tmp_path / "none.csv")
+    with pytest.raises(AnnotationError, match="cannot be read: Is a directory"):
+        ingest(small_study, tmp_path)
+
+
+def test_csv_rows_know_their_first_line(small_study: Study, file: Path) -> None:
+    file.write_bytes(b'id,prompt,response\r\np00,"a\r\nb","x\r\ny"\r\np01,only two\r\np02,,z\r\n,,lost\r\n')
+    done = ingest(small_study, file, skip_bad=True)
+    assert [(row.line, row.reason) for row in done.skipped] == [(5, "2 cells under 3 columns"), (7, "no id")]
+    assert small_study.annotations.final()["p00"].response == "x\r\ny"
+
+
+def test_array_rows_know_their_line(small_study: Study, file: Path) -> None:
+    file.write_text(
+        '[\n  {"id": "p00",\n   "output": "x"},\n\n  {"id": "who", "output": "y"}, {"id": 7, "output": ""}\n]\n'
+    )
+    done = ingest(small_study, file, skip_bad=True)
+    assert done.new == 1
+    assert [(row.line, row.reason.split(" is")[0]) for row in done.skipped] == [(5, "id 'who'"), (5, "id '7'")]
+
+
+def test_conflicts_are_left_out_and_the_rest_comes_in(small_study: Study, file: Path) -> None:
+    small_study.annotations.add([Annotation("p00", "old", annotator="ann"), Annotation("p01", "same\n")])
+    jsonl(
+        file,
+        {"id": "p00", "response": "new"},
+        {"id": "p01", "response": "same\r\n"},
+        {"id": "p02", "response": "fresh"},
+        {"id": "p03", "response": " \n"},
+    )
+    done = ingest(small_study, file)
+    assert (done.new, done.unchanged, done.unanswered, len(done.conflicts)) == (1, 1, 1, 1)
+    assert (done.conflicts[0].line, done.conflicts[0].offered) == (1, "new")
+    assert {i: a.response for i, a in small_study.annotations.final().items()} == {
+        "p00": "old",
+        "p01": "same\n",
+        "p02": "fresh",
+    }
+
+    # What was left out can be looked at, and taken.
+    place = write_conflicts(small_study, file, done.conflicts)
+    taken = ingest(small_study, place, replace=True)
+    assert (taken.new, taken.replaced, taken.conflicts) == (0, 1, [])
+    assert small_study.annotations.final()["p00"].response == "new"
+    again = ingest(small_study, place)
+    assert (again.new, again.unchanged, again.conflicts) == (0, 1, [])
+
+
+def test_replaced_answers_stay_as_history(small_study: Study, file: Path) -> None:
+    small_study.annotations.add([Annotation("p00", "old")])
+    ingest(small_study, jsonl(file, {"id": "p00", "response": "new"}), replace=True)
+    with sqlite3.connect(small_study.annotations.path) as connection:
+        rows = connection.execute("SELECT response, replaced IS NULL FROM annotations ORDER BY id").fetchall()
+    assert rows == [("old", 0), ("new", 1)]
+
+
+def test_an_answer_supersedes_the_annotators_own_draft(small_study: Study, file: Path) -> None:
+    small_study.annotations.add([Annotation("p00", "half", annotator="ann", status="draft")])
+    done = ingest(small_study, jsonl(file, {"id": "p00", "response": "whole"}), annotator="ann")
+    assert (done.new, done.conflicts) == (1, [])
+    assert [a.response for a in small_study.annotations.in_force()] == ["whole"]
+
+
+def test_teachers_are_told_apart(small_study: Study, file: Path) -> None:
+    ingest(small_study, jsonl(file, {"id": "p00", "response": "x"}), annotator="gpt", source="teacher")
+    assert small_study.annotations.in_force() == [Annotation("p00", "x", annotator="gpt", source="teacher")]
+
+
+def test_held_out_prompts_can_be_answered(small_study: Study, file: Path) -> None:
+    assert ingest(small_study, jsonl(file, {"id": "p12", "response": "x"})).new == 1
+
+
+def test_edited_prompts_are_noticed(small_study: Study, file: Path) -> None:
+    chat = [{"role": "user", "content": "Name a colour."}, {"role": "user", "content": "Another."}]
+    done = ingest(
+        small_study,
+        jsonl(
+            file,
+            {"id": "p02", "prompt": 'She said "hi", then\nleft; twice\n', "response": ""},
+            {"id": "p03", "prompt": "something else", "response": "x"},
+            {"id": "p08", "messages": [*chat, {"role": "assistant", "content": "x"}]},
+            {"id": "p05", "response": "x"},
+            {"id": "p06", "instruction": "spaces around", "input": "", "output": "x"},
+        ),
+    )
+    assert done.edited == ["p03", "p08"]
+    assert done.new == 4
+
+
+def _hold(path: str, ready: Any, release: Any) -> None:
+    with Study(path).lock("import"):
+        ready.set()
+        release.wait(30)
+
+
+def test_two_imports_do_not_interleave(small_study: Study, file: Path) -> None:
+    jsonl(file, {"id": "p00", "response": "x"})
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(str(small_study.path), ready, release))
+    other.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(StudyError, match="another process is at work on import"):
+            ingest(small_study, file)
+    finally:
+        release.set()
+        other.join()
+    assert ingest(small_study, file).new == 1

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import thriftune
+from thriftune.study import Study
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "thriftune.cli.main", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def verbs() -> list[str]:
+    from thriftune.cli.main import app
+
+    return [str(command.name) for command in app.registered_commands]
+
+
+def test_verbs_in_the_order_of_the_flow() -> None:
+    listed = run("--help").stdout
+    places = [listed.index(f" {verb} ") for verb in verbs()]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("verb", verbs())
+def test_every_verb_explains_itself(verb: str) -> None:
+    done = run(verb, "--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    described = done.stdout.split(verb, 1)[1].split("\n", 1)[1].strip()
+    assert len(described.splitlines()[0]) > 20  # a sentence, not the list of options
+
+
+@pytest.mark.parametrize("verb", verbs())
+def test_every_verb_is_in_the_readme(verb: str) -> None:
+    assert re.search(rf"thriftune {verb}\b", README.read_text(encoding="utf-8"))
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"thriftune {thriftune.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["score", "select", "report", "status"])
+def test_an_error_is_one_line_and_exit_2(tmp_path: Path, verb: str) -> None:
+    options = ["--budget", "3"] if verb == "select" else []
+    done = run(verb, tmp_path / "nowhere", *options)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"thriftune: [^\n]*is not a study: make one with: thriftune init [^\n]*\n", done.stderr)
+
+
+def test_a_flag_that_does_not_exist_is_exit_2_without_traceback() -> None:
+    done = run("status", "x", "--no-such-flag")
+    assert done.returncode == 2
+    assert "--no-such-flag" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bug_shows_its_traceback() -> None:
+    code = (
+        "from thriftune.cli import main\n"
+        "@main.app.command()\ndef burst() -> None:\n    raise ZeroDivisionError('a bug')\n"
+        "import sys; sys.argv = ['thriftune', 'burst']; main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError: a bug" in done.stderr
+
+
+def test_ctrl_c_is_exit_130() -> None:
+    code = (
+        "import sys, time\nfrom thriftune.cli import main\n"
+        "@main.app.command()\ndef hang() -> None:\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "sys.argv = ['thriftune', 'hang']; main.main()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert "stopped; what was finished is kept, the same command continues" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_reader_that_leaves_is_no_error(small_study: Study) -> None:
+    # More than a pipe holds, to a reader that closes at once.
+    command = [sys.executable, "-m", "thriftune.cli.main", "export", str(small_study.path), "-", "--to", "jsonl"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    child.stdout.close()
+    assert child.stderr is not None
+    errors = child.stderr.read()
+    child.stderr.close()
+    child.wait()
+    assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
+
+
+def test_export_and_import_from_the_shell(small_study: Study, tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    done = run("export", small_study.path, file)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert f"10 prompts of first (0 answered) to {file} as csv" in done.stderr
+    assert f"thriftune import {small_study.path} {file}" in done.stderr
+
+    (tmp_path / "one.jsonl").write_text('{"id": "p00", "response": "one"}\n{"id": "p01", "response": "two"}\n')
+    done = run("import", small_study.path, tmp_path / "one.jsonl", "--annotator", "ann")
+    assert done.returncode == 0
+    assert done.stdout.startswith("imported 2 answers: 2 new\n")
+
+    lines = "".join(f'{{"id": "p{i:02d}", "response": "other"}}\n' for i in range(3))
+    (tmp_path / "two.jsonl").write_text(lines)
+    done = run("import", small_study.path, tmp_path / "two.jsonl")
+    assert done.returncode == 2
+    assert "imported 1 answers: 1 new; 2 in conflict and left out" in done.stdout
+    assert f"{tmp_path / 'two.jsonl'}:1: p00: 'other' but in force is 'one'" in done.stdout
+    assert done.stderr.startswith("thriftune: 2 answers differ from those in force, which were kept")
+    kept = (small_study.path / "import-conflicts.jsonl").read_text()
+    assert [line.split('"')[3] for line in kept.splitlines()] == ["p00", "p01"]
+    done = run("import", small_study.path, small_study.path / "import-conflicts.jsonl", "--replace")
+    assert done.returncode == 0
+    assert "2 replaced, the old ones kept as history" in done.stdout
+
+    done = run("export", small_study.path, "-", "--to", "messages", "--answered-only")
+    assert done.stdout.count('"assistant"') == 3

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from thriftune.config import InitConfig, ScoreConfig, SelectConfig, resolve
+from thriftune.errors import ConfigError
+
+
+def test_flags_over_toml_over_defaults(tmp_path: Path) -> None:
+    toml = tmp_path / "t.toml"
+    toml.write_text('[score]\nmodel = "m"\nbatch_size = 4\n[select]\nbudget = 7\n')
+    got = resolve(ScoreConfig, "score", {"batch_size": 8, "dtype": None}, toml)
+    assert (got.model, got.batch_size, got.dtype, got.max_new_tokens) == ("m", 8, "auto", 32)
+    assert resolve(SelectConfig, "select", {}, toml).budget == "7"
+
+
+def test_all_errors_in_one_message(tmp_path: Path) -> None:
+    toml = tmp_path / "t.toml"
+    toml.write_text('[score]\nbatchsize = 4\nmax_new_tokens = 0\nlayer = "x"\n')
+    with pytest.raises(ConfigError) as caught:
+        resolve(ScoreConfig, "score", {"pooling": "sum"}, toml)
+    message = str(caught.value)
+    assert "unknown setting 'batchsize' in [score]" in message
+    assert "max_new_tokens=0: " in message
+    assert "layer='x': 'x' is neither 'last' nor layer numbers" in message
+    assert "pooling='sum': " in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("budget", ["x", "-5", "10 %", "5e3", "", "%"])
+def test_impossible_budgets(budget: str) -> None:
+    with pytest.raises(ConfigError, match="budget"):
+        resolve(SelectConfig, "select", {"budget": budget})
+
+
+def test_a_missing_setting_names_its_flag() -> None:
+    with pytest.raises(ConfigError, match="budget is missing: give --budget"):
+        resolve(SelectConfig, "select", {})
+
+
+@pytest.mark.parametrize("content", [b"[score\n", b"\xff", None])
+def test_unreadable_toml_is_named(tmp_path: Path, content: bytes | None) -> None:
+    toml = tmp_path / "t.toml"
+    if content is not None:
+        toml.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"t\.toml: "):
+        resolve(InitConfig, "init", {}, toml)
+
+
+@pytest.mark.parametrize("layer", ["last", "12", "12,24", "-1", "last,3"])
+def test_layers(layer: str) -> None:
+    assert ScoreConfig(layer=layer).layer == layer

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
+import pytest
+import typer.main
+
+from thriftune.annotation.export import rows
+from thriftune.artifacts import write_json, write_table
+from thriftune.config import ScoreConfig
+from thriftune.overview import overview
+from thriftune.study import Study
+from thriftune.types import Annotation
+
+
+def parsed(command: str) -> tuple[str, dict[str, Any]]:
+    """The verb and its parameters, as the command line itself reads them."""
+    from thriftune.cli.main import app
+
+    program, verb, *arguments = shlex.split(command)
+    assert program == "thriftune"
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    context = group.commands[verb].make_context(verb, arguments)  # type: ignore[attr-defined]
+    return verb, {key: value for key, value in context.params.items() if value is not None}
+
+
+def answer(study: Study, ids: list[str]) -> None:
+    study.annotations.add(Annotation(i, "an answer") for i in ids)
+
+
+def test_what_is_done(small_study: Study) -> None:
+    answer(small_study, ["p12", "p00", "p03"])
+    small_study.annotations.add([Annotation("p01", "", source="teacher", status="skipped")])
+    small_study.rejects_file.write_text("{}\n{}\n")
+    state = overview(small_study)
+    assert state["pool"] == {"prompts": 12, "tasks": 2, "rejected_rows": 2, "references": False}
+    assert state["holdout"] == {"prompts": 4, "answered": 1, "references": 0}
+    assert state["annotations"] == {"human": {"final": 3}, "teacher": {"skipped": 1}}
+    assert [(run["name"], run["finished"], run["prompts"]) for run in state["score_runs"]] == [("default", True, 12)]
+    assert state["selections"] == [
+        {"name": "first", "strategy": "random", "run": "default", "prompts": 10, "answered": 2, "partial": False}
+    ]
+    assert state["report"] is None
+    json.dumps(state, allow_nan=False)
+
+
+def test_the_flow_from_held_out_prompts_to_training_file(small_study: Study) -> None:
+    def nexts() -> list[tuple[str, ...]]:
+        return [tuple(parsed(c)[0] for c in step["commands"]) for step in overview(small_study)["next"]]
+
+    assert nexts() == [("export", "import"), ("report",), ("export", "import")]
+    steps = overview(small_study)["next"]
+    assert steps[0]["what"] == "answer the 4 open held-out prompts first: evaluation rests on them"
+    assert parsed(steps[0]["commands"][0])[1]["selection"] == "holdout"
+
+    answer(small_study, [row.id for row in rows(small_study, "holdout")])
+    report = small_study.path / "report.html"
+    report.write_text("<html>")
+    assert nexts() == [("export", "import")]
+    assert "answer the 10 open prompts of 'first'" in overview(small_study)["next"][0]["what"]
+
+    answer(small_study, [row.id for row in rows(small_study, "first")])
+    assert nexts() == [("export",)]
+    verb, given = parsed(overview(small_study)["next"][0]["commands"][0])
+    assert (given["to"], given["answered_only"], given["selection"]) == ("messages", True, "first")
+
+    # A selection made after the report is not in it.
+    older = report.stat().st_mtime - 100
+    os.utime(report, (older, older))
+    assert nexts() == [("report",), ("export",)]
+
+
+def test_before_selection_and_before_scoring(small_study: Study) -> None:
+    answer(small_study, [row.id for row in rows(small_study, "holdout")])
+    small_study.selection_file("first").unlink()
+    assert parsed(overview(small_study)["next"][0]["commands"][0])[0] == "select"
+    shutil.rmtree(small_study.path / "scores")
+    state = overview(small_study)
+    assert state["score_runs"] == []
+    assert parsed(state["next"][0]["commands"][0])[0] == "score"
+
+
+def test_references_spare_the_held_out_prompts(small_study: Study) -> None:
+    held = [row.id for row in rows(small_study, "holdout")]
+    write_table(small_study.references_file, pa.table({"id": held, "response": ["x"] * 4}), {})
+    state = overview(small_study)
+    assert state["holdout"]["references"] == 4
+    assert not any("held-out" in step["what"] for step in state["next"])
+
+
+def interrupt(study: Study, config: ScoreConfig) -> None:
+    """A score run that was killed after the first and third of four parts, 1 + 2 of 10 distinct prompts."""
+    shutil.rmtree(study.path / "scores")
+    directory = study.score_directory(config.name)
+    plan = pa.table({"row": pa.array(range(10)), "batch": pa.array(range(10)), "part": [0, 1, 1, 1, 2, 2, 3, 3, 3, 3]})
+    write_table(directory / "plan.parquet", plan, {})
+    for part in (0, 2):
+        write_table(directory / "parts" / f"{part:06d}.parquet", plan, {})
+    (directory / "parts" / ".000001.x.tmp.parquet").write_bytes(b"half")
+    write_json(directory / "manifest.json", {"config": config.model_dump(), "prompts": 12, "distinct": 10})
+
+
+def test_an_interrupted_run_is_continued_with_its_own_settings(small_study: Study, tmp_path: Path) -> None:
+    answer(small_study, [row.id for row in rows(small_study, "holdout")])
+    config = ScoreConfig(name="big", model="/models/a b", batch_size=8, layer="-1,4", prompt_nll=False, dtype="float32")
+    interrupt(small_study, config)
+    state = overview(small_study)
+    (run,) = state["score_runs"]
+    assert (run["name"], run["finished"], run["scored"], run["prompts"]) == ("big", False, 4, 12)  # 3/10 of 12
+    (command,) = state["next"][0]["commands"]
+    verb, given = parsed(command)
+    assert verb == "score"
+    again = {key: given[key] for key in ("name", "model", "layer", "prompt_nll", "dtype")}
+    assert again == {key: getattr(config, key) for key in again}
+    assert given["batch_size"] == "8"
+    assert given["study"] == small_study.path
+
+
+def test_a_run_that_barely_began(small_study: Study) -> None:
+    shutil.rmtree(small_study.path / "scores")
+    small_study.score_directory("default").mkdir(parents=True)
+    (run,) = overview(small_study)["score_runs"]
+    assert (run["finished"], run["scored"], run["prompts"]) == (False, 0, 12)
+
+
+def test_a_damaged_selection_is_shown_and_not_followed(small_study: Study) -> None:
+    small_study.selection_file("worse").write_bytes(b"PAR1")
+    state = overview(small_study)
+    assert [("damaged" in s) for s in state["selections"]] == [False, True]
+    assert all("worse" not in command for step in state["next"] for command in step["commands"])
+
+
+@pytest.mark.parametrize("place", ["my studies", "it's"])
+def test_commands_can_be_pasted(small_study: Study, tmp_path: Path, place: str) -> None:
+    moved = tmp_path / place / "study"
+    moved.parent.mkdir()
+    small_study.path.rename(moved)
+    for step in overview(Study(moved))["next"]:
+        for command in step["commands"]:
+            assert parsed(command)[1]["study"] == moved

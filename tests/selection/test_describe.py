@@ -1,0 +1,112 @@
+"""How a selection is described, and what it is warned about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from thriftune.selection import describe
+from thriftune.selection.run import select
+from thriftune.study import Study
+
+
+def test_shares_by_task() -> None:
+    tasks = np.array(list("aabbbc"), object)
+    found = describe.share_by_task(tasks, np.array([0, 1, 2]))
+    assert found == {
+        "tasks": 3,
+        "touched": 2,
+        "table": [
+            {"task": "a", "pool": 2, "picks": 2},
+            {"task": "b", "pool": 3, "picks": 1},
+            {"task": "c", "pool": 1, "picks": 0},
+        ],
+    }
+
+
+def test_clusters_touched_beside_what_random_would_touch() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    annotated = np.array([0, 0, 0, 0, 0, 1], bool)
+    found = describe.touched_clusters(labels, np.array([0, 3]), annotated)
+    # Of the ten pairs of free prompts six touch both clusters, four only one.
+    assert found == {"clusters": 2, "touched": 2, "random": 1.6}
+
+
+def test_lengths() -> None:
+    found = describe.lengths(np.arange(1, 102), np.array([100, 99, 0]))
+    assert found["pool"] == [11, 51, 91, 101]
+    assert found["picks"][1] == 100
+    assert found["longest_above"] == 81
+    assert found["longest"] == {"pool": round(20 / 101, 4), "picks": round(2 / 3, 4)}
+
+
+def test_repeats_within_the_selection() -> None:
+    exact, near = np.array([0, 1, 0, 3, 4]), np.array([0, 1, 0, 1, 4])
+    assert describe.repeats(exact, near, np.array([0, 1, 2, 3])) == {"exact": 1, "near": 2}
+    assert describe.repeats(exact, near, np.array([0, 1, 4])) == {"exact": 0, "near": 0}
+
+
+def test_a_study_is_described_whole(make_study: Callable[..., Study]) -> None:
+    study = make_study()
+    # mean_entropy grows with length in this study, and the ten longest prompts were truncated.
+    selection = select(study, "mean_entropy", 12)
+    summary = describe.describe(study, selection, "default")
+    assert summary["picks"] == 12
+    assert summary["pool"] == 60
+    assert summary["tasks"]["table"][0]["task"] == "usual"
+    assert summary["clusters"]["touched"] <= summary["clusters"]["clusters"] <= 12
+    assert summary["lengths"]["unit"] == "tokens"
+    assert summary["cut"]["prompt"] == {"pool": round(10 / 60, 4), "picks": round(9 / 12, 4)}
+    assert summary["score_length"] == {"score": "mean_entropy", "spearman": pytest.approx(1.0)}
+    found = describe.warnings(summary)
+    assert len(found) == 4
+    assert "75% of the picks are prompts too long for the model" in found[0]
+    assert "92% of the picks are among the longest 20% of the pool" in found[1]
+    assert "of one task, 'usual' (42% of the pool)" in found[2]
+    assert "mean_entropy goes with prompt length over the pool (Spearman +1.00)" in found[3]
+
+
+def test_without_scores_there_is_less_to_say(make_study: Callable[..., Study]) -> None:
+    study = make_study(scored=False, tasks=False)
+    summary = describe.describe(study, select(study, "random", 12), None)
+    assert [key for key, value in summary.items() if value is None] == ["tasks", "clusters", "cut", "score_length"]
+    assert summary["lengths"]["unit"] == "characters"
+
+
+def calm() -> dict[str, Any]:
+    return {
+        "picks": 100,
+        "pool": 1000,
+        "tasks": {"tasks": 2, "touched": 2, "table": [{"task": "a", "pool": 600, "picks": 60}]},
+        "clusters": None,
+        "lengths": {"longest": {"pool": 0.2, "picks": 0.3}},
+        "repeats": {"exact": 0, "near": 5},
+        "cut": {"prompt": {"pool": 0.0, "picks": 0.1}, "draft": {"pool": 0.8, "picks": 0.9}},
+        "score_length": {"score": "mean_nll", "spearman": -0.3},
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("cut", "prompt", "picks"), 0.6, "60% of the picks are prompts too long for the model"),
+        (("cut", "draft", "pool"), 0.6, "90% of the picks have a draft answer cut off"),
+        (("lengths", "longest", "picks"), 0.55, "55% of the picks are among the longest 20%"),
+        (("tasks", "table", 0, "picks"), 80, "80% of the picks are of one task, 'a' \\(60% of the pool\\)"),
+        (("repeats", "near"), 11, "11% of the picks are nearly the same text"),
+        (("score_length", "spearman"), -0.7, "mean_nll goes with prompt length over the pool \\(Spearman -0.70\\)"),
+    ],
+)
+def test_each_warning_has_its_cause(path: tuple[Any, ...], value: Any, message: str) -> None:
+    summary = calm()
+    assert describe.warnings(summary) == []
+    place = summary
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (found,) = describe.warnings(summary)
+    assert re.search(message, found)
