@@ -64,7 +64,7 @@ TASKS = (
 STRATEGIES = ("random", "k_center", "facility_location", "mean_entropy", "max_entropy")
 _RAREST = 3  # prompts that the rarest task has at least, where the pool is large enough
 _SEED = 0
-_RANDOM_DRAWS = 20
+RANDOM_DRAWS = 20
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,23 @@ class Line:
 
 @dataclass(frozen=True)
 class Demo:
-    """A finished demo."""
+    """A finished demo.
+
+    Args:
+        study: where it is.
+        report: the HTML file.
+        table: a line for each strategy.
+        budget: picks of each strategy.
+        prompts: in the pool.
+        tasks: in the pool.
+    """
 
     study: Study
-    table: list[Line]
     report: Path
+    table: list[Line]
+    budget: int
+    prompts: int
+    tasks: int
 
 
 def task_counts(total: int) -> list[int]:
@@ -116,12 +128,14 @@ def task_counts(total: int) -> list[int]:
     return counts
 
 
-def write_pool(file: Path, total: int) -> None:
-    """Write the demo's pool: prompts of reasoning-gym with their known answers, the same in every run.
+def pool_text(total: int) -> str:
+    """The demo's pool: prompts of reasoning-gym with their known answers, the same in every process.
 
     Args:
-        file: jsonl with ``id``, ``prompt``, ``task`` and ``response``.
         total: how many prompts.
+
+    Returns:
+        JSON Lines with ``id``, ``prompt``, ``task`` and ``response``.
 
     Raises:
         MissingDependency: reasoning-gym is not installed.
@@ -132,21 +146,20 @@ def write_pool(file: Path, total: int) -> None:
         for i, item in enumerate(gym.create_dataset(task, size=count, seed=_SEED)):
             rows.append({"id": f"{task}-{i:03d}", "prompt": item["question"], "task": task, "response": item["answer"]})
     random.Random(_SEED).shuffle(rows)
-    with atomic_path(file) as temporary:
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def demo(directory: Path, *, model: str | None = None, prompts: int = 400, say: Say = print) -> Demo:
     """Make a pool, score it, select by several strategies and write the report; a second call finishes at once.
 
     Args:
-        directory: becomes the study; also holds ``pool.jsonl``.
+        directory: takes ``pool.jsonl`` and the study, ``study``.
         model: as for ``thriftune score``; None for its default.
         prompts: in the pool; a quarter as many more are held out.
         say: receives the lines meant for people.
 
     Returns:
-        The study, the closing table and the report's file.
+        Where everything is, and the closing table.
 
     Raises:
         ConfigError: too few prompts, or the directory holds something else.
@@ -161,7 +174,9 @@ def demo(directory: Path, *, model: str | None = None, prompts: int = 400, say: 
     _score(study, scoring, say)
     names = _select(study, scoring.name, max(prompts // 10, 1), say)
     report = _report(study, scoring.name, say)
-    return Demo(study, lines(study, names), report)
+    summary = study.selection(names[0])[2]["summary"]
+    tasks = summary["tasks"]["tasks"]
+    return Demo(study, report, lines(study, names), summary["picks"], summary["pool"], tasks)
 
 
 def run_name(model: str) -> str:
@@ -198,21 +213,25 @@ def _pool(directory: Path, prompts: int, say: Say) -> Study:
         raise ConfigError(
             f"--prompts {prompts} is too few for the demo's {len(TASKS)} tasks: give {len(TASKS)} or more"
         )
-    file, held_out = directory / "pool.jsonl", max(prompts // 4, 1)
+    file, place, held_out = directory / "pool.jsonl", directory / "study", max(prompts // 4, 1)
     if directory.is_dir() and any(directory.iterdir()) and not file.exists():
         raise ConfigError(f"{directory} holds something else: name an empty or new directory")
-    _step(say, "init", directory, "--pool", file, "--holdout", str(held_out))
-    if (directory / "study.json").exists():
-        study = Study(directory)
-        if study.pool(["id"]).num_rows != prompts:
-            raise ConfigError(
-                f"{directory} holds a demo of {study.pool(['id']).num_rows} prompts, not {prompts}: "
-                "name another directory"
-            )
+    text = pool_text(prompts + held_out)
+    if not file.exists():
+        with atomic_path(file) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+    elif file.read_bytes() != text.encode():
+        raise ConfigError(f"{file} is not the pool of a demo of {prompts} prompts: name an empty or new directory")
+    _step(say, "init", place, "--pool", file, "--holdout", str(held_out))
+    if (place / "study.json").exists():
         say("already there")
-        return study
-    write_pool(file, prompts + held_out)
-    return init(directory, [file], InitConfig(holdout=held_out), say=say)
+        return Study(place)
+    done = init(place, [file], InitConfig(holdout=held_out))
+    say(
+        f"{done.prompts - done.holdout} prompts of {len(done.tasks)} tasks to choose from, {done.holdout} held out; "
+        f"{done.exact_duplicates} exact and {done.near_duplicates} near duplicates; known answers kept as references"
+    )
+    return done.study
 
 
 def _score(study: Study, config: ScoreConfig, say: Say) -> None:
@@ -243,7 +262,9 @@ def _report(study: Study, run: str, say: Say) -> Path:
     from thriftune.report.page import write_report
 
     _step(say, "report", study.path, *([] if run == ScoreConfig().name else ["--run", run]))
-    return write_report(study, run=run)
+    file = write_report(study, run=run)
+    say(str(file))
+    return file
 
 
 def lines(study: Study, names: Sequence[str]) -> list[Line]:
@@ -264,7 +285,7 @@ def lines(study: Study, names: Sequence[str]) -> list[Line]:
     x = transform(candidates.embeddings, HIDDEN_STATES)
     rows = {identifier: row for row, identifier in enumerate(candidates.ids)}
     rng = np.random.default_rng(_SEED)
-    draws = [rng.choice(len(x), budget, replace=False) for _ in range(_RANDOM_DRAWS)]
+    draws = [rng.choice(len(x), budget, replace=False) for _ in range(RANDOM_DRAWS)]
     by_chance = float(np.mean([coverage(x, draw, [budget])[0] for draw in draws]))
     result = []
     for ids, _, record in records:

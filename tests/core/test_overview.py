@@ -69,7 +69,7 @@ def test_the_flow_from_held_out_prompts_to_training_file(small_study: Study) -> 
 
     answer(small_study, [row.id for row in rows(small_study, "first")])
     assert nexts() == [("export",)]
-    verb, given = parsed(overview(small_study)["next"][0]["commands"][0])
+    _, given = parsed(overview(small_study)["next"][0]["commands"][0])
     assert (given["to"], given["answered_only"], given["selection"]) == ("messages", True, "first")
 
     # A selection made after the report is not in it.

@@ -87,9 +87,9 @@ def _polygraph(module: str):
             package = types.ModuleType(f"lm_polygraph.{name}".rstrip("."))
             package.__path__ = [str(root / name)]
             sys.modules[package.__name__] = package
-        # The class that would run the model; its estimators import it for a type annotation only.
+        # The classes that would run a model; the estimators import them for type annotations only.
         model = types.ModuleType("lm_polygraph.utils.model")
-        model.WhiteboxModel = object
+        model.WhiteboxModel = model.Model = object
         sys.modules[model.__name__] = model
     return importlib.import_module(f"lm_polygraph.{module}")
 

@@ -64,6 +64,7 @@ def make_study(tmp_path: Path) -> Callable[..., Study]:
             scores: dict[str, object] = {"id": ids}
             scores["mean_entropy"] = np.arange(n, dtype=np.float32)  # grows with length
             scores["mean_nll"] = rng.permutation(n).astype(np.float32)
+            scores["prompt_nll"] = pa.array([None if i == 7 else -float(i) for i in range(n)], pa.float32())
             scores["n_prompt_tokens"] = pa.array(np.arange(1, n + 1), pa.int32())
             scores["truncated_prompt"] = np.arange(n) >= n - 10
             scores["hit_limit"] = np.arange(n) % 2 == 0

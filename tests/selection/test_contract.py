@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from thriftune.errors import StrategyError
 from thriftune.selection import registry
-from thriftune.selection.cut import at_budgets, cut
+from thriftune.selection.cut import at_budgets, cut, prefix_closed
 from thriftune.selection.run import select
 from thriftune.study import SCORE_COLUMNS
 from thriftune.types import Candidates, Selection
@@ -24,7 +24,12 @@ REQUIRED = {"score": "mean_nll"}
 # Other settings worth the same promises.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "k_center": [{"start": "random"}, {"transform": "centre_l2"}],
-    "facility_location": [{"gamma": 0.5}, {"kernel": "cosine", "transform": "l2"}],
+    "facility_location": [
+        {"gamma": 0.5},
+        {"kernel": "cosine", "transform": "l2"},
+        {"gamma": 0.5, "engine": "exact"},
+        {"engine": "neighbours"},
+    ],
 }
 CASES = [(name, params) for name in ALL for params in ({}, *VARIANTS.get(name, []))]
 PROMISE = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -110,7 +115,7 @@ def test_prefix_closed_strategies_are(name: str, params: dict[str, Any], pool: C
     budget = data.draw(st.integers(1, free))
     whole = chosen(name, params, pool, free)
     alone = chosen(name, params, pool, budget)
-    if registry.get(name).prefix_closed(whole.params):
+    if prefix_closed(whole):
         shorter = cut(whole, budget)
         assert shorter.ids.tolist() == alone.ids.tolist()
         assert shorter.budget == alone.budget

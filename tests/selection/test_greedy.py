@@ -120,6 +120,8 @@ def test_the_facility_location_bound_holds_over_all_choices(points: Any, warm: b
 
 
 CLOUD = np.random.default_rng(11).normal(size=(150, 5)).astype(np.float32)
+# Later two prompts gain the same, each covering itself and the other: which of them comes first is rounding.
+UNTIED = 22
 
 
 def test_facility_location_agrees_with_apricot() -> None:
@@ -127,7 +129,7 @@ def test_facility_location_agrees_with_apricot() -> None:
     model = apricot.FacilityLocationSelection(25, metric="precomputed", optimizer="naive")
     model.fit(similarities(CLOUD, 0.5))
     selection = select(embeddings=CLOUD, strategy="facility_location", budget=25, gamma=0.5)
-    assert selection.rows.tolist() == model.ranking.tolist()
+    assert selection.rows[:UNTIED].tolist() == model.ranking[:UNTIED].tolist()
     np.testing.assert_allclose(selection.gains, model.gains, rtol=1e-4)
 
 
@@ -138,8 +140,7 @@ def test_facility_location_agrees_with_submodlib() -> None:
     )
     picks = function.maximize(budget=25, optimizer="NaiveGreedy", show_progress=False)
     selection = select(embeddings=CLOUD, strategy="facility_location", budget=25, gamma=0.5)
-    # It adds up in float32, so that late near ties go either way.
-    assert selection.rows[:15].tolist() == [row for row, _ in picks[:15]]
+    assert selection.rows[:UNTIED].tolist() == [row for row, _ in picks[:UNTIED]]
     np.testing.assert_allclose(selection.gains, [gain for _, gain in picks], rtol=1e-3)
 
 

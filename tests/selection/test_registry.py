@@ -54,7 +54,7 @@ def registered(**facts: Any) -> Strategy:
 
 
 def test_everything_is_read_off_the_function() -> None:
-    found = registered(needs=("scores:{label}",), uses=("tasks",), prefix=lambda params: params["rounds"] > 1)
+    found = registered(needs=("scores:{label}",), uses=("tasks",), prefix=lambda params, notes: params["rounds"] > 1)
     assert found.summary == "Takes the first prompts. Use it in tests."
     assert found.description.endswith("More about it.")
     assert {p.name: p.type_name for p in found.parameters.values()} == {
@@ -70,8 +70,8 @@ def test_everything_is_read_off_the_function() -> None:
     assert params == {"share": 0.5, "rounds": 3, "mode": None, "careful": False, "label": "x"}
     assert found.needed(params) == ("scores:x",)
     assert found.score(params) == "x"
-    assert found.prefix_closed(params)
-    assert not found.prefix_closed({**params, "rounds": 1})
+    assert found.prefix_closed(params, {})
+    assert not found.prefix_closed({**params, "rounds": 1}, {})
 
 
 def test_text_becomes_the_parameters_type() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    directory: Annotated[Path, typer.Argument(help="Where to; becomes a study.", metavar="DIR")] = Path(
+    directory: Annotated[Path, typer.Argument(help="Takes pool.jsonl and the study.", metavar="DIR")] = Path(
         "thriftune-demo"
     ),
     *,
@@ -44,12 +45,11 @@ def _show(done: Demo) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    study, names = done.study, done.study.selections()
-    summary = study.selection(names[-1])[2]["summary"]
+    from thriftune.demo import RANDOM_DRAWS
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("strategy", no_wrap=True)
-    of = summary["tasks"]["tasks"]
-    for header in ("coverage*", f"tasks of {of}", "near repeats", "median tokens", "mean entropy"):
+    for header in ("coverage*", f"tasks of {done.tasks}", "near repeats", "median tokens", "mean entropy"):
         table.add_column(header, justify="right")
     for line in done.table:
         table.add_row(
@@ -61,13 +61,13 @@ def _show(done: Demo) -> None:
             f"{line.entropy:.2f}",
         )
     console = Console(highlight=False)
-    console.print(f"\n{summary['picks']} of {summary['pool']} prompts, by strategy:")
+    console.print(f"\n{done.budget} of {done.prompts} prompts, by strategy:")
     console.print(table)
     console.print(
         "* how much nearer a prompt of the pool is to its nearest pick, on average, than with random picks "
-        "(20 draws): + covers better"
+        f"({RANDOM_DRAWS} draws): + covers better"
     )
-    console.print(f"\nreport: {done.report}\nnext:   thriftune status {study.path}")
+    console.print(f"\nreport: {done.report}\nnext:   {shlex.join(['thriftune', 'status', str(done.study.path)])}")
 
 
 def _has_browser() -> bool:

@@ -12,6 +12,8 @@ from thriftune import __version__, progress
 from thriftune.cli import demo, export, init, ingest, report, score, select, status, strategies
 from thriftune.errors import ThriftuneError
 
+_STOPPED = 130
+
 app = typer.Typer(
     help="Choose which prompts to annotate, so that fine-tuning a language model costs fewer annotations.",
     no_args_is_help=True,
@@ -51,13 +53,18 @@ def _options(
 def main() -> None:
     """Run the command line; exits 2 with one line for an error the user can mend, 130 when stopped."""
     try:
-        app()
+        try:
+            app()
+        except SystemExit as end:
+            # Typer has turned Ctrl-C into this.
+            if end.code == _STOPPED:
+                print("\nthriftune: stopped; what was finished is kept, the same command continues", file=sys.stderr)
+            raise
+        finally:
+            sys.stdout.flush()
     except ThriftuneError as error:
         print(f"thriftune: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nthriftune: stopped; what was finished is kept, the same command continues", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output (head, less) left; not an error, and nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from thriftune.errors import PoolError
 from thriftune.pool.rows import LONGEST_LINE, Reject, Row, lines, shown, skip_mark
@@ -14,7 +15,7 @@ from thriftune.pool.rows import LONGEST_LINE, Reject, Row, lines, shown, skip_ma
 class _Text:
     """Decoded lines for the csv module; remembers where the record at hand began and what it consisted of."""
 
-    def __init__(self, stream: io.BufferedReader, path: Path) -> None:
+    def __init__(self, stream: io.BufferedReader[Any], path: Path) -> None:
         self.path = path
         self.source = lines(stream)
         self.number = 0
@@ -33,7 +34,7 @@ class _Text:
         return shown("".join(self.record).encode("utf-8", "surrogateescape"))
 
 
-def read_csv(stream: io.BufferedReader, path: Path) -> Iterator[Row | Reject]:
+def read_csv(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Reject]:
     """Rows by the header's names; a file that has no comma in its header may use ``;``, tab or ``|``."""
     skip_mark(stream, path)
     text = _Text(stream, path)

@@ -95,7 +95,7 @@ class _Metered(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _opened(path: Path, meter: Meter) -> Iterator[io.BufferedReader]:
+def _opened(path: Path, meter: Meter) -> Iterator[io.BufferedReader[Any]]:
     import pyarrow as pa
 
     with path.open("rb") as handle:
@@ -103,7 +103,7 @@ def _opened(path: Path, meter: Meter) -> Iterator[io.BufferedReader]:
         handle.seek(0)
         raw = io.BufferedReader(_Metered(handle, meter), _CHUNK)
         if magic[:2] == b"\x1f\x8b":
-            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), _CHUNK)  # type: ignore[arg-type]
+            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), _CHUNK)
         elif magic == b"\x28\xb5\x2f\xfd":
             yield io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), _CHUNK)
         else:

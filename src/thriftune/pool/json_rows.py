@@ -13,7 +13,7 @@ from thriftune.errors import PoolError
 from thriftune.pool.rows import LONGEST_LINE, Line, Reject, Row, lines, shown, skip_mark
 
 
-def read_json(stream: io.BufferedReader, path: Path) -> Iterator[Row | Reject]:
+def read_json(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Reject]:
     """JSON lines whatever the name says, unless the first line shows a document (an array, a pretty-printed object).
 
     Lines stream; a document is held in memory as a whole.
@@ -39,7 +39,7 @@ def read_json(stream: io.BufferedReader, path: Path) -> Iterator[Row | Reject]:
             yield _parsed(line)
 
 
-def _renumbered(stream: io.BufferedReader, before: int) -> Iterator[Line]:
+def _renumbered(stream: io.BufferedReader[Any], before: int) -> Iterator[Line]:
     return (line._replace(number=line.number + before) for line in lines(stream))
 
 

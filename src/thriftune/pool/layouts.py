@@ -56,7 +56,9 @@ class Layout:
         self.columns = list(dict.fromkeys(itertools.chain.from_iterable(sample)))
         self.prompts = [config.prompt_column] if config.prompt_column else _prompt_columns(sample, self.columns)
         if not any(p in self.columns for p in self.prompts):
-            wanted = f"no column {config.prompt_column!r}" if config.prompt_column else "no column that can be the prompt"
+            wanted = (
+                f"no column {config.prompt_column!r}" if config.prompt_column else "no column that can be the prompt"
+            )
             raise PoolError(
                 f"{source}: {wanted} (columns: {', '.join(self.columns) or 'none'}): name it with --prompt-column"
             )

@@ -40,7 +40,8 @@ def find_sources(given: Sequence[str | Path]) -> list[Source]:
     if not given:
         raise PoolError("no pool: give files, directories or hub dataset ids with --pool")
     found: list[Source] = []
-    for name in map(os.fspath, given):
+    for each in given:
+        name = os.fspath(each)
         path = Path(name).expanduser()
         if path.is_dir():
             files = sorted(_files_below(path))

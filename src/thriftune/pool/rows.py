@@ -40,7 +40,7 @@ class Line(NamedTuple):
     cut: bool
 
 
-def skip_mark(stream: io.BufferedReader, path: Path) -> None:
+def skip_mark(stream: io.BufferedReader[Any], path: Path) -> None:
     """Skip a UTF-8 byte order mark.
 
     Raises:
@@ -56,7 +56,7 @@ def skip_mark(stream: io.BufferedReader, path: Path) -> None:
         stream.read(3)
 
 
-def lines(stream: io.BufferedReader) -> Iterator[Line]:
+def lines(stream: io.BufferedReader[Any]) -> Iterator[Line]:
     """The lines of ``stream``, of which the overlong ones are skipped but for their beginning."""
     number = 0
     while data := stream.readline(LONGEST_LINE):

@@ -83,7 +83,9 @@ def read_turns(value: Any) -> tuple[list[Message], str | None]:
 
 def _turn(turn: Any, number: int) -> Message:
     if not isinstance(turn, dict):
-        raise Unusable("unusable turns", f"turn {number} is a {type(turn).__name__}, not an object with role and content")
+        raise Unusable(
+            "unusable turns", f"turn {number} is a {type(turn).__name__}, not an object with role and content"
+        )
     role = next((turn[k] for k in _ROLE_KEYS if k in turn), None)
     known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
     if known is None:
@@ -99,7 +101,8 @@ def _turn(turn: Any, number: int) -> Message:
 def _joined_parts(parts: list[Any]) -> str | None:
     """The text of multi-part content; None when a part is not text (an image, a sound)."""
     texts = [p.get("text") if isinstance(p, dict) else p for p in parts]
-    return "".join(texts) if texts and all(isinstance(t, str) for t in texts) else None
+    known = [t for t in texts if isinstance(t, str)]
+    return "".join(known) if known and len(known) == len(texts) else None
 
 
 def readable(turns: list[Message]) -> str:

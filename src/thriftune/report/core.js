@@ -6,7 +6,7 @@ const report = (() => {
   const data = JSON.parse(document.getElementById('data').textContent);
   const byId = (id) => document.getElementById(id);
   const redraws = [];
-  const state = { selection: data.selections.length ? 0 : -1 };
+  const state = { selection: data.selections.length ? data.first : -1 };
 
   // Text only ever enters the page as text: through these two.
   function html(tag, attributes = {}, ...children) {
@@ -25,15 +25,24 @@ const report = (() => {
   const dash = (i) => { const round = Math.floor(i / 6) % 4; return round ? `dash${round}` : ''; };
 
   const percent = (share) => {
-    if (share === 0 || share === 1) return `${100 * share} %`;
+    if (share === 0 || share === 1) return `${100 * share}\u00a0%`;
     const value = 100 * share;
-    return `${value.toFixed(value < 0.1 ? 2 : value < 10 || value > 99 ? 1 : 0)} %`;
+    return `${value.toFixed(value < 0.1 ? 2 : value < 10 || value > 99 ? 1 : 0)}\u00a0%`;
   };
   const number = (value) => {
     if (value === null || value === undefined) return '–';
     const size = Math.abs(value);
     return size >= 1000 ? Math.round(value).toLocaleString('en') : String(Number(value.toPrecision(3)));
   };
+
+  function ticks(low, high, count) {
+    const rough = (high - low) / count;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
+    const found = [];
+    for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-9; t += step) found.push(Number(t.toPrecision(10)));
+    return found;
+  }
 
   const tip = byId('tip');
   function showTip(children, x, y) {
@@ -98,6 +107,15 @@ const report = (() => {
     row.addEventListener('click', () => choose(data.selections.findIndex((s) => s.name === row.dataset.selection)));
   }
 
+  for (const button of document.querySelectorAll('[data-open]')) {
+    button.addEventListener('click', () => {
+      const picks = [...button.closest('.panel').querySelectorAll('.pick')];
+      const open = picks.some((p) => !p.open);
+      for (const pick of picks) pick.open = open;
+      button.textContent = open ? 'Close all' : 'Open all';
+    });
+  }
+
   const dark = matchMedia('(prefers-color-scheme: dark)');
   const theme = byId('theme');
   const isDark = () => (root.dataset.theme ? root.dataset.theme === 'dark' : dark.matches);
@@ -149,5 +167,5 @@ const report = (() => {
   }
 
   setTheme(null);
-  return { data, byId, html, svg, colour, dash, percent, number, inspect, onRedraw, choose, current, state };
+  return { data, byId, html, svg, colour, dash, percent, number, ticks, inspect, onRedraw, choose, current, state };
 })();

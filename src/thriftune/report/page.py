@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,18 +20,14 @@ from thriftune.artifacts import atomic_path, read_record
 from thriftune.errors import ConfigError, StudyError
 from thriftune.report import words
 from thriftune.report.cards import LEVELS, cards
-from thriftune.report.figures import Coverage, coverage, histogram, shown_points, task_shares
+from thriftune.report.figures import Coverage, coverage, task_shares
 from thriftune.report.material import Chosen, Material, load
-from thriftune.report.reasons import SCORE_WORDS, certificate, number, percent
+from thriftune.report.payload import LISTED_TASKS, payload
+from thriftune.report.reasons import SCORE_WORDS, certificate, percent
 from thriftune.study import Study
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("core.js", "plots.js", "points.js")
-_BACKGROUND = 4000
-_MOST_POINTS = 20_000
-_SNIPPET_BYTES = 1_000_000
-_LISTED_TASKS = 40
-_COLOURED_TASKS = 6
 _CLUSTERS = 50
 _RECORD_CHARS = 20_000
 
@@ -76,7 +72,7 @@ def render(material: Material) -> str:
         covered = coverage(x, material.picks, material.covered, material.groups)
     correlations = words.length_correlations(material)
     shares = [] if material.tasks is None else task_shares(material.tasks, material.picks)
-    data = _payload(material, covered, correlations, shares)
+    data = payload(material, covered, correlations, shares)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -85,7 +81,7 @@ def render(material: Material) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    environment.filters["number"] = number
+    environment.filters["coded"] = _coded
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     scripts = [(_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS]
     return environment.get_template("page.html").render(
@@ -105,8 +101,8 @@ def render(material: Material) -> str:
         coverage_words=[] if covered is None else words.coverage_words(material, covered),
         score_words={name: SCORE_WORDS[name] for name in material.scores},
         correlations=correlations,
-        shares=shares[:_LISTED_TASKS],
-        more_tasks=max(0, len(shares) - _LISTED_TASKS),
+        shares=shares[:LISTED_TASKS],
+        more_tasks=max(0, len(shares) - LISTED_TASKS),
         cards=cards(material),
         levels=LEVELS,
         cautions=words.cautions(material, correlations),
@@ -117,6 +113,12 @@ def render(material: Material) -> str:
         thinned=any(s["drawn"] < s["picked"] for s in data["selections"]),
         median_length=float(np.median(material.lengths)) if len(material) else 0.0,
     )
+
+
+def _coded(text: str) -> Markup:
+    """Our own sentences as HTML: what stands between backticks is code."""
+    parts = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
 
 
 def _policy(style: str, scripts: Sequence[str]) -> str:
@@ -140,103 +142,7 @@ def _json(value: Any) -> str:
     return text
 
 
-def _payload(
-    material: Material,
-    covered: Coverage | None,
-    correlations: Mapping[str, float | None],
-    shares: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """What the scripts draw."""
-    picks = material.picks
-    columns: dict[str, Any] = {}
-    for name, column in {**material.scores, "length": material.lengths.astype(np.float64)}.items():
-        counted = histogram(column, picks, logarithmic=name == "length")
-        if counted is None:
-            continue
-        counted["edges"] = [_short(e) for e in counted["edges"]]
-        label, unit, _ = SCORE_WORDS.get(name, ("prompt length", material.length_unit, ""))
-        quantiles = np.quantile(column[np.isfinite(column)], np.linspace(0, 1, 101))
-        columns[name] = {
-            **counted,
-            "label": label,
-            "unit": unit,
-            "logarithmic": name == "length",
-            "quantiles": [_short(q) for q in quantiles],
-            "rho": correlations.get(name),
-        }
-    points, selections = _points(material, [s["task"] for s in shares])
-    return {
-        "selections": selections,
-        "columns": columns,
-        "points": points,
-        "shown": {"background": len(points["sample"]), "picks": max((s["drawn"] for s in selections), default=0)},
-        "length_unit": material.length_unit,
-        "coverage": None if covered is None else _curves(covered),
-        "tasks": shares[:_LISTED_TASKS],
-        "coloured": [s["task"] for s in shares[:_COLOURED_TASKS]],
-    }
-
-
-def _curves(covered: Coverage) -> dict[str, Any]:
-    return {
-        "budgets": covered.budgets,
-        "random": {
-            "mean": [_short(v) for v in covered.random.mean(axis=0)],
-            "low": [_short(v) for v in covered.random.min(axis=0)],
-            "high": [_short(v) for v in covered.random.max(axis=0)],
-        },
-        "selections": {name: [_short(v) for v in curve] for name, curve in covered.selections.items()},
-    }
-
-
-def _points(material: Material, tasks: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The prompts that the map and the scatter plot draw, and which of them each selection picked."""
-    rows, sample = shown_points(len(material), list(material.picks.values()), _BACKGROUND, _MOST_POINTS)
-    place = {int(row): i for i, row in enumerate(rows)}
-    snippet = min(120, max(24, _SNIPPET_BYTES // max(len(rows), 1)))
-    x: list[int] | None = None
-    y: list[int] | None = None
-    variance = 0.0
-    if material.embeddings is not None:
-        flat = geometry.plane(material.embeddings)
-        centred = material.embeddings - material.embeddings.mean(axis=0)
-        total = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))
-        variance = float(np.einsum("ij,ij->", flat, flat, dtype=np.float64)) / total if total > 0 else 0.0
-        low, high = flat.min(axis=0), flat.max(axis=0)
-        # One scale for both axes, so that distances on the map are distances in the plane.
-        scaled = (flat[rows] - (low + high) / 2) / max(float((high - low).max()), 1e-12) * 4000
-        x, y = np.rint(scaled[:, 0]).astype(int).tolist(), np.rint(-scaled[:, 1]).astype(int).tolist()
-    number_of = {task: i for i, task in enumerate(tasks)}
-    points = {
-        "id": [str(i)[:80] for i in material.ids[rows]],
-        "text": material.starts(rows, snippet),
-        "task": None if material.tasks is None else [number_of[t] for t in material.tasks[rows]],
-        "names": list(tasks),
-        "length": material.lengths[rows].tolist(),
-        "scores": {name: [_short(v) for v in column[rows]] for name, column in material.scores.items()},
-        "x": x,
-        "y": y,
-        "variance": variance,
-        "sample": [place[int(r)] for r in sample],
-        "answered": [i for i, row in enumerate(rows) if material.annotated[row]],
-    }
-    selections = []
-    for c in material.chosen:
-        # Where not all picks fit, a later one may still be among the background; the first ones are what is promised.
-        drawn = [place[int(r)] for r in itertools.takewhile(lambda r: int(r) in place, c.rows)]
-        selections.append(
-            {"name": c.name, "strategy": c.strategy, "picked": len(c.rows), "drawn": len(drawn), "points": drawn}
-        )
-    return points, selections
-
-
-def _short(value: float) -> float | None:
-    return float(f"{value:.4g}") if np.isfinite(value) else None
-
-
-def _table(
-    material: Material, covered: Coverage | None, shares: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _table(material: Material, covered: Coverage | None, shares: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row a selection for the table of selections."""
     clusters = None
     if material.embeddings is not None and len(material) > 1:
@@ -287,10 +193,9 @@ def _warnings(material: Material, chosen: Chosen) -> list[str]:
 def _records(material: Material) -> list[dict[str, str]]:
     """What made the study, the run and the selections, as their artifacts record it."""
     found: list[tuple[str, Mapping[str, Any]]] = [("study", material.study.record)]
-    try:
+    # A pool written by other software carries no record; that is no reason to withhold the page.
+    with contextlib.suppress(StudyError):
         found.append(("pool", read_record(material.study.pool_file)))
-    except StudyError:
-        pass  # a pool written by other software carries no record; that is no reason to withhold the page
     if material.run is not None:
         found.append((f"score run {material.run}", material.run_record))
     found += [(f"selection {c.name}", c.record) for c in material.chosen]
@@ -298,5 +203,7 @@ def _records(material: Material) -> list[dict[str, str]]:
     for title, record in found:
         text = json.dumps(record, indent=2, ensure_ascii=False)
         cut = len(text) - _RECORD_CHARS
-        records.append({"title": title, "text": text if cut <= 0 else f"{text[:_RECORD_CHARS]}\n… {cut:,} more characters"})
+        records.append(
+            {"title": title, "text": text if cut <= 0 else f"{text[:_RECORD_CHARS]}\n… {cut:,} more characters"}
+        )
     return records

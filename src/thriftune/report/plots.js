@@ -1,16 +1,8 @@
 'use strict';
 // Line, bar and dot figures, drawn as SVG with colours from the style sheet.
 {
-  const { data, byId, html, svg, colour, dash, percent, number, inspect, onRedraw, current, state } = report;
+  const { data, byId, html, svg, colour, dash, percent, number, ticks, inspect, onRedraw, current, state } = report;
 
-  function ticks(low, high, count) {
-    const rough = (high - low) / count;
-    const power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
-    const found = [];
-    for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-9; t += step) found.push(Number(t.toPrecision(10)));
-    return found;
-  }
   function logTicks(low, high) {
     const found = [];
     for (let power = 1; power <= high; power *= 10) for (const m of [1, 2, 5]) if (m * power >= low && m * power <= high) found.push(m * power);
@@ -30,7 +22,7 @@
       const width = Math.max(plot.clientWidth, 260);
       const roomy = width >= 620;
       const height = roomy ? 380 : 280;
-      const margin = { top: 12, right: roomy ? 170 : 14, bottom: 44, left: 50 };
+      const margin = { top: 28, right: roomy ? 170 : 14, bottom: 44, left: 50 };
       const first = scale === 'log' && budgets[0] === 0 ? 1 : 0;
       const last = budgets.length - 1;
       const all = [...random.low.slice(first), ...random.high.slice(first), ...names.flatMap((n) => selections[n].slice(first))];
@@ -56,7 +48,8 @@
           svg('text', { x: x(t), y: height - margin.bottom + 19, 'text-anchor': 'middle' }, t.toLocaleString('en')));
       }
       picture.append(svg('line', { class: 'axis', x1: margin.left, x2: width - margin.right, y1: height - margin.bottom, y2: height - margin.bottom }),
-        svg('text', { x: (margin.left + width - margin.right) / 2, y: height - 6, 'text-anchor': 'middle' }, roomy ? 'picks (budget), against mean distance to the nearest pick' : 'picks, against distance to the nearest'));
+        svg('text', { x: (margin.left + width - margin.right) / 2, y: height - 6, 'text-anchor': 'middle' }, 'budget (picks)'),
+        svg('text', { x: 2, y: 12 }, 'mean distance to the nearest pick'));
       const points = (values, upTo = values.length) => values.slice(first, upTo).map((v, i) => `${x(budgets[first + i]).toFixed(1)},${y(v).toFixed(1)}`);
       picture.append(svg('polygon', { class: 'band', points: [...points(random.low), ...points(random.high).reverse()].join(' ') }));
       const lines = [{ kind: 'k0', style: 'dash1', name: 'random (mean)', values: random.mean, index: -1 },
@@ -126,7 +119,8 @@
     const rho = column.rho === null ? '' : `ρ ${column.rho < 0 ? '−' : '+'}${Math.abs(column.rho).toFixed(2)}`;
     byId('histograms').append(html('figure', { class: 'card small', 'data-column': name },
       html('h3', {}, html('span', { class: `rho ${Math.abs(column.rho ?? 0) >= 0.3 ? 'drift' : ''}` }, rho), column.label,
-        html('small', {}, column.unit ? `, ${column.unit}` : '')), figure));
+        html('small', {}, column.unit ? `, ${column.unit}` : '')),
+      html('p', {}, html('code', {}, name === 'length' ? '' : name), name === 'length' ? '' : ' – ', column.meaning), figure));
     const total = column.pool.reduce((a, b) => a + b, 0);
     let view = null;
     onRedraw(() => {

@@ -1,7 +1,7 @@
 'use strict';
 // The map and the scatter plot: thousands of points on a canvas, with the picks of the chosen selection on top.
 {
-  const { data, byId, html, svg, colour, percent, number, inspect, onRedraw, current, state, choose } = report;
+  const { data, byId, html, svg, colour, number, ticks, inspect, onRedraw, current, state, choose } = report;
   const points = data.points;
   const answered = new Set(points.answered);
 
@@ -103,9 +103,10 @@
         return `rgb(${stops[at].map((c, k) => Math.round(c + (stops[at + 1][k] - c) * f)).join(' ')})`;
       };
     }
+    const only = () => Number(byId('map-task')?.value ?? -1);
     function painter(get) {
       const how = mode();
-      if (how === 'task') return (i, pick) => get(taskColour[points.task[i]] ?? (pick ? 'pool' : 'pool-dot'));
+      if (how === 'task') return (i, pick) => get(taskColour[points.task[i]] ?? (points.task[i] === only() ? 'accent' : pick ? 'pool' : 'pool-dot'));
       if (how === 'picked') return (i, pick) => get(pick ? `c${(state.selection % 6) + 1}` : 'pool-dot');
       const values = how === 'length' ? points.length : points.scores[how];
       const mix = mixer(get);
@@ -116,7 +117,9 @@
       size = { width, height };
       const get = ((lookup) => { const cache = {}; return (n) => (cache[n] ??= lookup(n)); })(style());
       const paint = painter(get);
-      const dim = (i) => highlighted !== null && mode() === 'task' && (taskColour[points.task[i]] ?? 'other') !== highlighted;
+      const task = only();
+      const dim = (i) => (task >= 0 && points.task[i] !== task)
+        || (highlighted !== null && mode() === 'task' && (taskColour[points.task[i]] ?? 'other') !== highlighted);
       const inside = (x, y) => x > -9 && y > -9 && x < width + 9 && y < height + 9;
       const r = Math.min(2.2 * Math.sqrt(zoom.k), 5);
       for (const i of points.sample) {
@@ -175,7 +178,7 @@
       byId('map-legend').replaceChildren(...items);
     }
     onRedraw(() => { draw(); legend(); });
-    byId('map-colour').addEventListener('change', () => { draw(); legend(); });
+    for (const id of ['map-colour', 'map-task']) byId(id)?.addEventListener('change', () => { draw(); legend(); });
     const inspector = inspect(canvas, {
       find: (x, y) => finder(place, 14)(x, y),
       step,
@@ -244,10 +247,10 @@
       context.strokeStyle = get('line');
       context.lineWidth = 1;
       context.textAlign = 'right';
-      for (const f of [0, 0.25, 0.5, 0.75, 1]) {
-        const y = bottom - f * (bottom - top);
+      for (const t of ticks(low, high, 4)) {
+        const y = bottom - ((t - low) / (high - low)) * (bottom - top);
         context.beginPath(); context.moveTo(left, y); context.lineTo(right, y); context.stroke();
-        context.fillText(number(low + f * (high - low)), left - 7, y + 4);
+        context.fillText(String(t), left - 7, y + 4);
       }
       context.textAlign = 'center';
       for (let power = 1; power <= Math.exp(to); power *= 10) {

@@ -15,13 +15,22 @@ from thriftune.types import FloatArray, IntArray
 SCORE_WORDS = {
     "mean_entropy": ("mean entropy", "nats", "how undecided the model was at each token of its draft, on average"),
     "max_entropy": ("highest entropy", "nats", "how undecided it was at the least certain token of its draft"),
-    "least_confidence": ("least confidence", "nats", "how improbable its whole draft was; a sum, so it grows with length"),
+    "least_confidence": (
+        "least confidence",
+        "nats",
+        "how improbable its whole draft was; grows with its length",
+    ),
     "mean_nll": ("mean negative log-likelihood", "nats", "how improbable its draft was per token"),
     "mean_margin": ("mean margin score", "", "how close its two best tokens were, on average: 1 is a tie"),
-    "min_margin": ("closest margin score", "", "how close its two best tokens were where they were closest: 1 is a tie"),
+    "min_margin": (
+        "closest margin score",
+        "",
+        "how close its two best tokens were at their closest: 1 is a tie",
+    ),
     "prompt_nll": ("prompt surprise", "nats", "how improbable the prompt's own text was to the model, per token"),
 }
-_ASSIGNMENT_FLOPS = 3e11
+_ASSIGNMENT_FLOPS = 1e11  # for all selections together
+_LOOKED_AT = 100
 _EXAMPLES = 3
 
 
@@ -36,7 +45,7 @@ def percent(share: float, digits: int = 0) -> str:
         text = f"{100 * share:.{more}f}"
         if (share == 0 or float(text) != 0) and (share == 1 or float(text) != 100):
             break
-    return f"{text} %"
+    return f"{text}\u00a0%"  # no line break before the sign
 
 
 def standing(column: FloatArray, value: float) -> tuple[int, float]:
@@ -75,23 +84,29 @@ def neighbourhoods(material: Material, chosen: Chosen, first: int) -> list[Neigh
     x = space_of(material, chosen)
     if x is None or not len(chosen.rows):
         return []
-    affordable = int(_ASSIGNMENT_FLOPS / (2 * x.shape[1] * len(chosen.rows)))
-    rows, where, distance = nearest_pick(x, chosen.rows, sample=max(affordable, 1000))
-    counts = np.bincount(where, minlength=len(chosen.rows))
+    affordable = int(_ASSIGNMENT_FLOPS / (2 * x.shape[1] * len(chosen.rows) * len(material.chosen)))
+    rows = np.arange(len(x))
+    if affordable < len(x):
+        rows = np.sort(np.random.default_rng(0).choice(len(x), max(affordable, min(len(x), 1000)), replace=False))
+    counts = np.bincount(nearest_pick(x, chosen.rows, rows), minlength=len(chosen.rows))
     scale = len(x) / len(rows)
+    half = 0.5 * np.einsum("ij,ij->i", x, x)
+    closeness = x @ x[chosen.rows[:first]].T - half[:, None]
     found = []
-    for position, pick in enumerate(chosen.rows[:first]):
-        members = np.flatnonzero(where == position)
-        members = members[np.argsort(distance[members], kind="stable")]
-        examples: dict[int, int] = {}
-        for row in rows[members]:
-            if len(examples) == _EXAMPLES:
-                break
-            if material.groups[row] != material.groups[pick]:
-                examples.setdefault(int(material.groups[row]), int(row))
+    for position in range(min(first, len(chosen.rows))):
         count = round(float(counts[position]) * scale)
-        found.append(Neighbourhood(max(count, 1), count / len(x), scale > 1, list(examples.values())))
+        close = np.argsort(-closeness[:, position], kind="stable")[:_LOOKED_AT]
+        examples = _examples(material, x, chosen.rows, position, close)
+        found.append(Neighbourhood(max(count, 1), count / len(x), scale > 1, examples))
     return found
+
+
+def _examples(material: Material, x: FloatArray, picks: IntArray, position: int, close: IntArray) -> list[int]:
+    """Those of the rows ``close`` to a pick that no other pick is nearer to, each text once."""
+    close = close[material.groups[close] != material.groups[picks[position]]]
+    close = close[nearest_pick(x, picks, close) == position]
+    _, first = np.unique(material.groups[close], return_index=True)
+    return [int(row) for row in close[np.sort(first)][:_EXAMPLES]]
 
 
 def reasons(material: Material, chosen: Chosen, first: int) -> list[str]:
@@ -132,8 +147,8 @@ def _by_score(material: Material, chosen: Chosen, name: str, position: int) -> s
     rank, below = standing(column, value)
     label, unit, meaning = SCORE_WORDS[name]
     text = (
-        f"Its {label} is {number(value)}{' ' + unit if unit else ''}, {_ordinal(rank)} of the {len(material):,} prompts "
-        f"and above {percent(below, 1)} of them: {meaning}."
+        f"Its {label} is {number(value)}{' ' + unit if unit else ''}, {_ordinal(rank)} of the {len(material):,} "
+        f"prompts and above {percent(below, 1)} of them: {meaning}."
     )
     if rank > position + 1:
         text += " Prompts that score higher have an answer already or repeat the text of another."
@@ -154,7 +169,9 @@ def _by_distance(material: Material, chosen: Chosen, positions: range) -> list[s
     for p in positions:
         earlier = np.concatenate([answered, chosen.rows[:p]])
         if x is None or not len(earlier):
-            how = "drawn at random" if chosen.params.get("start") == "random" else "the prompt nearest the pool's centre"
+            how = (
+                "drawn at random" if chosen.params.get("start") == "random" else "the prompt nearest the pool's centre"
+            )
             texts.append(f"The starting point: {how}." if p == 0 else "The prompt farthest from all picks before it.")
             continue
         near, distance = _nearest(x, earlier, int(chosen.rows[p]))
@@ -179,6 +196,8 @@ def _nearest(x: FloatArray, among: IntArray, row: int) -> tuple[int, float]:
 
 def _by_gain(chosen: Chosen, position: int) -> str:
     text = "Given the picks before it, this prompt added most to how well the pool is represented"
+    if position == 0:
+        text = "No other single prompt adds as much to how well the pool is represented"
     if chosen.gains is None:
         return f"{text}."
     gain, total = float(chosen.gains[position]), float(chosen.gains.sum())

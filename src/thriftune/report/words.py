@@ -67,8 +67,9 @@ def _compared(material: Material, coverage: Coverage | None) -> str:
     if coverage is None:
         return f"{count} {_be(len(material.chosen))} shown."
     against = {c.name: coverage.against_random(c.name) for c in material.chosen}
-    better = [(v["change"], name) for name, v in against.items() if v and v["change"] < 0 and not v["within_random"]]
-    worse = [name for name, v in against.items() if v and v["change"] > 0 and not v["within_random"]]
+    apart = {name: v["change"] for name, v in against.items() if v and not v["within_random"]}
+    better = [(change, name) for name, change in apart.items() if change < 0]
+    worse = [name for name, change in apart.items() if change > 0]
     text = f"{count} {_be(len(material.chosen))} shown. "
     if better:
         change, best = min(better)
@@ -92,8 +93,8 @@ def cautions(material: Material, correlations: Mapping[str, float | None]) -> li
         _caution(
             "Coverage is not accuracy",
             "A selection that covers the pool well need not train a better model. Distances are between the model's "
-            "own hidden states; k_center and facility_location are built to make them small, so they look good by "
-            "them. At large scale many methods fail to beat random choice: keep a random selection as control.",
+            "own hidden states; `k_center` and `facility_location` are built to make them small, so they look good "
+            "by them. At large scale many methods fail to beat random choice: keep a random selection as control.",
         ),
         _caution(
             "Uncertainty is not usefulness",
@@ -118,7 +119,7 @@ def cautions(material: Material, correlations: Mapping[str, float | None]) -> li
             text = "; ".join(f"{SCORE_WORDS[n][0]} {rho:+.2f}" for n, rho in drifting.items())
             text = (
                 f"Rank correlation with prompt length: {text}. What these scores pick differs from random in length "
-                f"too: compare with length_matched_random before crediting the score."
+                f"too: compare with `length_matched_random` before crediting the score."
             )
         else:
             text = f"No score has a rank correlation with prompt length of {_DRIFT} or more."
@@ -129,7 +130,7 @@ def cautions(material: Material, correlations: Mapping[str, float | None]) -> li
         found.append(_caution("Truncated prompts", text if cut else "No prompt had to be cut.", cut >= 0.01))
         text = (
             f"{percent(limit, 1)} of the drafts were stopped at the limit of new tokens: their scores describe the "
-            f"beginning of an answer. A larger --max-new-tokens sees more of it."
+            f"beginning of an answer. A larger `--max-new-tokens` sees more of it."
         )
         found.append(_caution("Unfinished drafts", text if limit else "Every draft ended by itself.", limit >= 0.5))
     later = {c.name: int(material.annotated[c.rows].sum()) for c in material.chosen}
@@ -139,7 +140,7 @@ def cautions(material: Material, correlations: Mapping[str, float | None]) -> li
             _caution(
                 "Answered since",
                 f"{text} have answers by now. They count as picks here, not as covered beforehand; to see a later "
-                f"round on top of an earlier one, show only the later: --selections NAME.",
+                f"round on top of an earlier one, show only the later: `--selections NAME`.",
             )
         )
     return found

@@ -54,7 +54,7 @@ def cut(selection: Selection, budget: int) -> Selection:
 
 def prefix_closed(selection: Selection) -> bool:
     """Whether a selection may be cut to a smaller budget."""
-    return registry.get(selection.strategy).prefix_closed(selection.params)
+    return registry.get(selection.strategy).prefix_closed(selection.params, selection.notes)
 
 
 def at_budgets(

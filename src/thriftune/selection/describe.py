@@ -30,8 +30,10 @@ def describe(study: Study, selection: Selection, run: str | None) -> dict[str, A
         run: the score run that it was made with; None where there is none.
 
     Returns:
-        JSON values: ``picks``, ``pool``, and, each None where the study lacks what it takes, ``tasks``, ``clusters``,
-        ``lengths``, ``repeats``, ``cut`` and ``score_length``; see docs/artifacts.md.
+        JSON values: ``picks`` and ``pool``, how many; ``lengths``, see `lengths`; ``repeats``, see `repeats`; and, each
+        None where the study lacks what it takes, ``tasks``, see `share_by_task`; ``clusters``, see
+        `touched_clusters`; ``cut``: shares of prompts beyond the context and of drafts stopped by the limit;
+        ``score_length``: Spearman's correlation over the pool of the score that was ranked by with prompt length.
     """
     candidates = study.candidates(run)
     rows = np.asarray(selection.rows, np.int64)

@@ -42,9 +42,9 @@ def show_choice(chosen: Chosen, study: Study, console: Console) -> None:
         console.print(Text(line))
     for sentence in chosen.warnings:
         console.print(Text.assemble(("Look at this: ", "bold yellow"), sentence))
-    console.print(Text(f"Wrote {chosen.file}"))
+    console.print(Text(f"Wrote {chosen.file}"), soft_wrap=True)
     directory, name = shlex.quote(str(study.path)), shlex.quote(chosen.name)
-    console.print(Text(f"Next: thriftune export {directory} --selection {name} --to csv {name}.csv"))
+    console.print(Text(f"Next: thriftune export {directory} --selection {name} --to csv {name}.csv"), soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:
@@ -100,7 +100,8 @@ def _certificate(certificate: Mapping[str, Any] | None, picks: int) -> list[str]
     if certificate.get("kind") == "facility_location":
         return [
             f"Proven: these picks add {certificate['ratio']:.1%} or more of what the best {picks:,} could add to how "
-            f"well the pool is represented ({certificate['value']:,.1f} of at most {certificate['upper_bound']:,.1f})."
+            f"well the pool is represented ({certificate['value']:,.1f} of at most {certificate['upper_bound']:,.1f}"
+            + (", counting each prompt's nearest neighbours only)." if certificate["on_graph"] else ").")
         ]
     if certificate.get("kind") == "k_center":
         return [

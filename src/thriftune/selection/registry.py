@@ -32,7 +32,8 @@ _PROMPTS = "rows of prompts"
 Rows = Annotated[IntArray, _PROMPTS]
 """Annotation of a strategy's parameter that holds prompts: callers give ids or a selection, the strategy gets rows."""
 
-Flag = bool | Callable[[Mapping[str, Any]], bool]
+Randomised = bool | Callable[[Mapping[str, Any]], bool]
+Prefix = bool | Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _registered: dict[str, Strategy] = {}
@@ -63,8 +64,8 @@ class Strategy:
     needs: tuple[str, ...]
     uses: tuple[str, ...] = ()
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    prefix: Flag = False
-    randomised: Flag = False
+    prefix: Prefix = False
+    randomised: Randomised = False
     module: str = ""
 
     @property
@@ -82,9 +83,9 @@ class Strategy:
         """Whether it comes with thriftune."""
         return self.module.startswith("thriftune.")
 
-    def prefix_closed(self, params: Mapping[str, Any]) -> bool:
-        """Whether a selection with these (resolved) parameters may be cut to a smaller budget."""
-        return self.prefix(params) if callable(self.prefix) else self.prefix
+    def prefix_closed(self, params: Mapping[str, Any], notes: Mapping[str, Any]) -> bool:
+        """Whether a selection with these (resolved) parameters and notes may be cut to a smaller budget."""
+        return self.prefix(params, notes) if callable(self.prefix) else self.prefix
 
     def uses_seed(self, params: Mapping[str, Any]) -> bool:
         """Whether the seed changes what is picked with these (resolved) parameters."""
@@ -127,8 +128,8 @@ def strategy(
     needs: tuple[str, ...] = (),
     uses: tuple[str, ...] = (),
     source: str,
-    prefix: Flag = False,
-    randomised: Flag = False,
+    prefix: Prefix = False,
+    randomised: Randomised = False,
 ) -> Callable[[Function], Function]:
     """Register ``f(candidates, budget, rng, *, param: type = default, ...) -> Picks`` as a strategy.
 
@@ -141,7 +142,8 @@ def strategy(
         needs: columns it cannot work without, see `Strategy`.
         uses: columns it reads where they are there.
         source: the paper it comes from.
-        prefix: True when a selection is valid at every smaller budget; or a predicate of the resolved parameters.
+        prefix: True when a selection is valid at every smaller budget; or a predicate of the resolved parameters and
+            of the notes that the strategy left in its Picks.
         randomised: True when the seed matters; or a predicate of the resolved parameters.
 
     Returns:

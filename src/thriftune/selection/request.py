@@ -72,7 +72,7 @@ def default_strategy(source: Study | Candidates, run: str | None = None) -> tupl
     if has_embeddings:
         return (
             "facility_location",
-            "it picks prompts that stand for many others, and bounds how much better any could do",
+            "it picks prompts that stand for many others, and proves how close to the best it comes",
         )
     if has_tasks:
         return "random_within_task", "there are no embeddings to cover the pool by, but task labels to spread over"

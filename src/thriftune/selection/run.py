@@ -17,7 +17,7 @@ from thriftune.selection.distinct import Ask, distinct_first
 from thriftune.selection.registry import Strategy
 from thriftune.selection.request import TRANSFORM, budget_of, resolve, seed_of
 from thriftune.study import Study
-from thriftune.types import Candidates, IntArray, Picks, Selection
+from thriftune.types import Candidates, FloatArray, IntArray, Picks, Selection
 
 DUPLICATES = ("last", "keep")
 
@@ -105,8 +105,16 @@ def select(
     all_ids, known = candidates.ids, candidates.groups
     order = np.argsort(all_ids, kind="stable")
     view = visible(candidates, chosen, resolved, advice)
-    del candidates  # a study's embeddings need not be held twice
-    view = _ordered(view, order, resolved.get(TRANSFORM))
+    # A copy of the embeddings is dropped as soon as the next one is made: they may be most of the memory there is.
+    del candidates
+    x = view.embeddings
+    view = replace(view, embeddings=None).take(order)
+    if x is not None:
+        if not (order[1:] > order[:-1]).all():
+            x = x[order]
+        how = resolved[TRANSFORM]
+        x = np.ascontiguousarray(x, np.float32) if how == "none" else geometry.transform(x, how)
+        view = replace(view, embeddings=x)
 
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
@@ -144,9 +152,18 @@ def _candidates(source: Study | Candidates, strategy: Strategy, run: str | None)
     candidates = source.candidates(run, embeddings=wanted)
     if len(candidates) == 0:
         raise StrategyError(f"the pool of {source.path} is empty: there is nothing to select from")
+    candidates = replace(candidates, scores={k: _missing_last(v) for k, v in candidates.scores.items()})
     if "tasks" in strategy.needs and candidates.tasks is None:
         return candidates, f"make the study again with: thriftune init {source.path} --task-column NAME --pool FILE"
     return candidates, f"run: thriftune score {source.path}"
+
+
+def _missing_last(scores: FloatArray) -> FloatArray:
+    """A study's scores (n,), those of prompts that could not be scored set to the lowest that there is."""
+    missing = np.isnan(scores)
+    if not missing.any() or missing.all():
+        return scores
+    return np.where(missing, scores[~missing].min(), scores)
 
 
 def _named_prompts(
@@ -165,20 +182,6 @@ def _named_prompts(
         if not isinstance(resolved[parameter.name], str):
             resolved[parameter.name] = candidates.ids[rows].tolist()
     return found
-
-
-def _ordered(view: Candidates, order: IntArray, how: str | None) -> Candidates:
-    """The view with its rows in ``order`` and its embeddings transformed."""
-    if (order[1:] > order[:-1]).all():
-        ordered = view
-    else:
-        ordered = view.take(order)
-    if ordered.embeddings is None:
-        return ordered
-    if how == "none":
-        # No copy where the caller's array will do.
-        return replace(ordered, embeddings=np.ascontiguousarray(ordered.embeddings, np.float32))
-    return replace(ordered, embeddings=geometry.transform(ordered.embeddings, how))  # type: ignore[arg-type]
 
 
 def _asker(strategy: Strategy, params: Mapping[str, Any], seed: int) -> Ask:
@@ -223,4 +226,4 @@ def _verified(picks: Any, name: str, candidates: Candidates, budget: int) -> Pic
     gains = None if picks.gains is None else np.asarray(picks.gains, np.float64)
     if gains is not None and (gains.shape != rows.shape or np.isnan(gains).any()):
         raise broken(f"its gains have shape {gains.shape} or hold NaN, for {len(rows)} rows")
-    return replace(picks, rows=rows, gains=gains)
+    return replace(picks, rows=rows, gains=gains, partial=len(rows) < budget)

@@ -24,6 +24,18 @@ def threads() -> int:
     return max(1, min(cpus, int(limit))) if limit.isdecimal() and int(limit) > 0 else cpus
 
 
+def free_memory() -> float:
+    """Bytes that can be had without swapping; 8 GiB where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 8.0 * 2**30
+
+
 @contextlib.contextmanager
 def workers() -> Iterator[Run[Any]]:
     """Threads for the duration of a block of code.

@@ -90,6 +90,13 @@ class _Rows:
         self.known[rows] = True
         self.size += len(rows)
 
+    def renew(self, u: FloatArray, state: Greedy) -> None:
+        """Compute the gains of all of them at the present state."""
+        left = np.flatnonzero(~state.taken[self.ids[: self.size]])
+        parts = np.array_split(left, max(1, min(16, len(left) // 64)))
+        self.run(lambda part: kernels.row_gains(self.s, part, u, state.cover, self.upper), parts)
+        self.at[left] = len(state.rows)
+
     def forget(self) -> None:
         """Forget gains, which were those along a guess."""
         self.at[: self.size], self.upper[: self.size] = -1, np.inf
@@ -127,7 +134,7 @@ def early_picks(
         The pairs; None when ``budget`` was reached before.
     """
     n = len(sim)
-    rows = _Rows(sim, max(64, min(n, 2048, (1 << 29) // (4 * n))), run)
+    rows = _Rows(sim, _capacity(n), run)
     sample = _Sample(sim, u, run)
     guess = _guess(u, state, rows, sample, budget, edges)
     gains, pairs = _pass(sim, u, guess.covers, _states(len(guess.picks)), guess.enough, run)
@@ -160,6 +167,48 @@ def early_picks(
     else:
         pairs.complete(sim, np.flatnonzero(missing), state.cover, run)
     return pairs
+
+
+def all_rows(
+    sim: Similarity, u: FloatArray, state: Greedy, budget: int, run: Run[Any], advance: Callable[[float], None]
+) -> None:
+    """Lazy greedy with every similarity in memory, for small pools."""
+    rows = _Rows(sim, len(sim), run)
+    rows.fetch(np.arange(len(sim)))
+    checkpoints = {budget * e // 8 for e in range(9)}
+    while len(state.rows) < budget:
+        if len(state.rows) in checkpoints:
+            rows.renew(u, state)
+            state.bound_by(rows.upper[~state.taken], budget)
+        position, gain = rows.best(u, state.cover, state.taken, len(state.rows))
+        if gain <= 0:
+            break
+        state.add(int(rows.ids[position]), gain, rows.s[position])
+        advance(1)
+    rows.renew(u, state)
+    state.bound_by(rows.upper[~state.taken], budget)
+
+
+def likely_picks(
+    sim: Similarity,
+    u: FloatArray,
+    state: Greedy,
+    budget: int,
+    edges: int,
+    run: Run[Any],
+    advance: Callable[[float], None],
+) -> None:
+    """Picks that a sample suggests, with their exact gains but no proof, until about ``edges`` pairs still matter."""
+    rows = _Rows(sim, _capacity(len(sim)), run)
+    guess = _guess(u, state, rows, _Sample(sim, u, run), budget, edges, limit=256)
+    for pick, gain, cover in zip(guess.picks, guess.gains, guess.covers[1:], strict=True):
+        state.add(pick, gain, cover)
+        advance(1)
+    state.notes["early_picks"] = len(guess.picks)
+
+
+def _capacity(n: int) -> int:
+    return max(64, min(n, 2048, (1 << 29) // (4 * n)))
 
 
 class _Bounds:
@@ -265,7 +314,11 @@ class _Sample:
         stratum[self.rows[:centres]] = np.arange(centres)
         of_sample = stratum[self.rows]
         size_of = np.bincount(stratum, u, centres)
-        self.u = (size_of[of_sample] * u[self.rows] / np.maximum(np.bincount(of_sample, u[self.rows], centres)[of_sample], 1e-300)).astype(np.float32)
+        self.u = (
+            size_of[of_sample]
+            * u[self.rows]
+            / np.maximum(np.bincount(of_sample, u[self.rows], centres)[of_sample], 1e-300)
+        ).astype(np.float32)
         self.estimate, self.count = np.empty(n, np.float32), np.empty(n, np.int32)
 
     def gains(self, cover: FloatArray) -> tuple[FloatArray, float]:
@@ -286,18 +339,21 @@ class _Guess:
     """Picks that a sample suggests; ``covers`` before each of them and after the last."""
 
     picks: list[int]
+    gains: list[float]
     covers: list[FloatArray]
     enough: bool
 
 
-def _guess(u: FloatArray, state: Greedy, rows: _Rows, sample: _Sample, budget: int, edges: int) -> _Guess:
+def _guess(
+    u: FloatArray, state: Greedy, rows: _Rows, sample: _Sample, budget: int, edges: int, limit: int = 64
+) -> _Guess:
     n = len(u)
     cover, taken = state.cover.copy(), state.taken.copy()
-    guess = _Guess([], [cover.copy()], False)
+    guess = _Guess([], [], [cover.copy()], False)
     while True:
         estimate, share = sample.gains(cover)
         guess.enough = share * n * n <= edges
-        if guess.enough or len(state.rows) + len(guess.picks) >= budget or len(guess.picks) >= 64:
+        if guess.enough or len(state.rows) + len(guess.picks) >= budget or len(guess.picks) >= limit:
             return guess
         estimate[taken] = -np.inf
         best_estimate = estimate.max()
@@ -305,9 +361,10 @@ def _guess(u: FloatArray, state: Greedy, rows: _Rows, sample: _Sample, budget: i
         width = min(n - 1, 64)
         top = np.argpartition(-estimate, width)[:width] if n > 1 else np.arange(1)
         rows.fetch(np.sort(top[estimate[top] > best_estimate * 0.8]))
-        position, _ = rows.best(u, cover, taken, len(guess.picks))
+        position, gain = rows.best(u, cover, taken, len(guess.picks))
         pick = int(rows.ids[position])
         guess.picks.append(pick)
+        guess.gains.append(gain)
         taken[pick] = True
         np.maximum(cover, rows.s[position], out=cover)
         guess.covers.append(cover.copy())
@@ -366,9 +423,7 @@ class _Edges:
         self.dropped = np.zeros(n, bool)
         self.extra: dict[int, tuple[IntArray, IntArray, FloatArray]] = {}
 
-    def add(
-        self, corner: tuple[int, int], s: FloatArray, both: bool, cover_i: FloatArray, cover_j: FloatArray
-    ) -> None:
+    def add(self, corner: tuple[int, int], s: FloatArray, both: bool, cover_i: FloatArray, cover_j: FloatArray) -> None:
         count_i, count_j = np.zeros(s.shape[0], np.int32), np.zeros(s.shape[1], np.int32)
         kernels.tile_counts(s, both, cover_i, cover_j, count_i, count_j)
         start_i, start_j = np.cumsum(count_i) - count_i, np.cumsum(count_j) - count_j
@@ -428,13 +483,15 @@ class _Edges:
         return start, length, index, value
 
 
+Lists = tuple[IntArray, IntArray, IntArray, FloatArray]
+
+
 def finish(
-    pairs: _Edges, u: FloatArray, state: Greedy, budget: int, run: Run[Any], advance: Callable[[float], None]
+    lists: Lists, u: FloatArray, state: Greedy, budget: int, run: Run[Any], advance: Callable[[float], None]
 ) -> None:
-    """Lazy greedy on the pairs until ``budget`` picks or until nothing gains."""
+    """Lazy greedy on lists of pairs (start, length, index, value) until ``budget`` picks or until nothing gains."""
     n = len(u)
-    start, length, index, value = pairs.lists(run)
-    state.notes["edges"] = len(index)
+    state.notes["edges"] = len(lists[2])
     weights = u.astype(np.float64)
     gains = np.empty(n)
     out_row, out_gain = np.empty(budget, np.int64), np.empty(budget)
@@ -443,9 +500,7 @@ def finish(
     size = -1
     for stop in checkpoints:
         if size != 0:
-            done, size = _stretch(
-                (start, length, index, value), weights, state, gains, out_row, out_gain, done, stop, budget, run
-            )
+            done, size = _stretch(lists, weights, state, gains, out_row, out_gain, done, stop, budget, run)
             state.rows += out_row[len(state.rows) : done].tolist()
             state.gains += out_gain[len(state.gains) : done].tolist()
             advance(done - begun)
@@ -466,9 +521,7 @@ def _stretch(lists, u, state, gains, out_row, out_gain, done, stop, budget, run)
     gain = gains[row]
     fresh = np.full(n, done, np.int32)
     before = done
-    done, size = kernels.lazy_greedy(
-        gain, row, len(row), fresh, *lists, u, state.cover, out_row, out_gain, done, stop
-    )
+    done, size = kernels.lazy_greedy(gain, row, len(row), fresh, *lists, u, state.cover, out_row, out_gain, done, stop)
     state.taken[out_row[before:done]] = True
     state.value += float(out_gain[before:done].sum())
     return done, (0 if done < stop else size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -9,11 +10,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from thriftune.errors import StrategyError
-from thriftune.selection.engine.width import Similarity, similarity
+from thriftune.selection.engine.blocks import Run, free_memory, workers
+from thriftune.selection.engine.exact import Greedy, all_rows, early_picks, finish, likely_picks
+from thriftune.selection.engine.neighbours import neighbour_graph, reverse
+from thriftune.selection.engine.width import Similarity, distinct, similarity
 from thriftune.types import FloatArray, IntArray
 
 Kernel = Literal["rbf", "cosine"]
 Engine = Literal["auto", "exact", "neighbours", "dense"]
+
+_DENSE = 1024  # pools so small are quickest with all similarities at hand
+_EXACT = 1.6e13  # n * n * d up to which one pass over all pairs is minutes on two cores
+_EDGES = 1000  # pairs kept per row by the exact engine
 
 
 @dataclass(frozen=True)
@@ -23,8 +31,8 @@ class FacilityResult:
     Args:
         rows: (budget,) int64 in pick order.
         gains: (budget,) float64, what each pick added to f; does not increase, up to rounding.
-        value: f(A ∪ S) - f(A), where A was chosen before.
-        bound: no set of ``budget`` rows can add more than this.
+        value: f(A ∪ S) - f(A), where A was chosen before; on the graph for the engine ``neighbours``.
+        bound: no set of ``budget`` rows can add more than this; on the graph for the engine ``neighbours``.
         notes: engine, gamma, width and the engine's own figures.
         partial: True when interrupted.
     """
@@ -54,68 +62,113 @@ def facility_location(
         x: (n, d) float32, C order.
         budget: how many rows to pick, at most n - m.
         kernel: ``rbf``: exp(-squared distance / (gamma * mean squared distance)); ``cosine``: clipped at 0.
-        gamma: width of ``rbf``, or ``auto``.
+        gamma: width of ``rbf``, or ``auto``: see ``similarity``.
         weights: (n,) float >= 0, how much each row counts as something to be covered; None: all alike.
         chosen: (m,) rows that count as picked already.
-        engine: which algorithm; ``auto`` decides by n, d, budget and free memory.
+        engine: ``exact`` (greedy without an n x n matrix), ``neighbours`` (greedy on a graph of nearest neighbours),
+            ``dense`` (greedy with an n x n matrix) or ``auto``: by n, d, budget and free memory, stated in the notes.
         advance: called with the number of picks made since the last call.
 
     Returns:
-        Picks, gains, value and certificate; ties go to the lowest row.
+        Picks, gains, value and certificate; ties go to the lowest row, and rows that gain nothing come last.
 
     Raises:
-        StrategyError: unknown kernel or engine, or an impossible width.
+        StrategyError: unknown kernel or engine, an impossible width, or too little memory for ``dense``.
     """
     if kernel not in get_args(Kernel):
         raise StrategyError(f"unknown kernel {kernel!r}: choose one of {', '.join(get_args(Kernel))}")
     if engine not in get_args(Engine):
         raise StrategyError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(Engine))}")
-    sim = similarity(x, kernel, gamma, budget + len(chosen))
-    u = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
-    return _dense(sim, budget, u, np.asarray(chosen, np.int64), advance)
-
-
-def _dense(
-    sim: Similarity, budget: int, u: FloatArray, chosen: IntArray, advance: Callable[[float], None]
-) -> FacilityResult:
-    n = len(sim)
-    covered = np.zeros(n, np.float32)
-    for begin in range(0, len(chosen), 256):
-        np.maximum(covered, sim.rows(chosen[begin : begin + 256]).max(axis=0), out=covered)
-    upper = np.full(n, np.inf)
-    upper[chosen] = -np.inf
-    fresh = np.zeros(n, np.int64)
-    fresh[:] = -1
-    rows: list[int] = []
-    gains: list[float] = []
-    value, bound = 0.0, np.inf
+    n = len(x)
+    chosen = np.asarray(chosen, np.int64)
+    whole = similarity(x, kernel, gamma, budget + len(chosen))
+    # Copies of a row are one candidate that covers them all: the first; the others gain nothing once it is picked.
+    first, group = distinct(whole.a)
+    sim = whole if len(first) == n else whole.take(first)
+    u = np.bincount(group, None if weights is None else np.asarray(weights, np.float64), len(first))
+    state = Greedy(np.zeros(len(first), np.float32), np.zeros(len(first), bool))
+    state.taken[group[chosen]] = True
+    picks = min(budget, int((~state.taken).sum()))
+    engine, why = _decide(engine, len(first), x.shape[1], picks)
+    state.notes.update(engine=engine, engine_because=why, **whole.notes())
+    if len(first) < n:
+        state.notes["distinct"] = len(first)
+    partial, uncovered = False, float(u.sum())
     try:
-        while len(rows) < budget:
-            first = int(upper.argmax())
-            if fresh[first] != len(rows):
-                batch = np.argsort(-upper, kind="stable")[:64]
-                batch = batch[np.isfinite(upper[batch]) | (upper[batch] > 0)]
-                batch = batch[fresh[batch] != len(rows)]
-                block = sim.rows(batch)
-                upper[batch] = np.maximum(block - covered, 0) @ u
-                fresh[batch] = len(rows)
-                continue
-            if np.isfinite(upper.max()):
-                left = upper[np.isfinite(upper)]
-                bound = min(bound, value + float(np.partition(left, max(len(left) - budget, 0))[-budget:].sum()))
-            rows.append(first)
-            gains.append(float(upper[first]))
-            value += gains[-1]
-            np.maximum(covered, sim.rows(np.array([first]))[0], out=covered)
-            upper[first] = -np.inf
-            advance(1)
+        with workers() as run:
+            _cover_by(sim, state, np.unique(group[chosen]), run)
+            uncovered = float(u @ (1.0 - state.cover))
+            _search(sim, u.astype(np.float32), state, picks, engine, run, advance)
     except KeyboardInterrupt:
-        pass
-    return FacilityResult(
-        np.array(rows, np.int64),
-        np.array(gains),
-        value,
-        max(bound, value),
-        {"engine": "dense", **sim.notes()},
-        len(rows) < budget,
-    )
+        partial = True
+    rows = first[np.array(state.rows, np.int64)]
+    gains = np.array(state.gains)
+    if not partial and len(rows) < budget:
+        left = np.ones(n, bool)
+        left[rows] = left[chosen] = False
+        rest = np.flatnonzero(left)[: budget - len(rows)]
+        rows, gains = np.concatenate([rows, rest]), np.concatenate([gains, np.zeros(len(rest))])
+        advance(len(rest))
+    # Interrupted before there was a certificate: no row can be covered by more than 1.
+    bound = min(state.bound, uncovered)
+    return FacilityResult(rows, gains, state.value, max(bound, state.value), state.notes, partial)
+
+
+def _decide(engine: str, n: int, d: int, budget: int) -> tuple[str, str]:
+    memory = free_memory()
+    if engine == "dense" and 4 * n * n > 0.8 * memory:
+        raise StrategyError(
+            f"the dense engine needs {4 * n * n / 2**30:.1f} GiB for {n} different prompts and {memory / 2**30:.1f} GiB "
+            "are free: use engine exact or neighbours"
+        )
+    if engine != "auto":
+        return engine, "asked for"
+    if n <= _DENSE:
+        return "dense", f"{n} different rows"
+    if float(n) * n * d > _EXACT:
+        return "neighbours", f"n^2 d = {float(n) * n * d:.1e} > {_EXACT:.1e}"
+    if 20.0 * n * 100 > 0.6 * memory:
+        return "neighbours", f"{memory / 2**30:.1f} GiB free"
+    return "exact", f"n^2 d = {float(n) * n * d:.1e} <= {_EXACT:.1e}"
+
+
+def _cover_by(sim: Similarity, state: Greedy, chosen: IntArray, run: Run[Any]) -> None:
+    def part(begin: int) -> None:
+        rows = slice(begin, min(begin + 1024, len(sim)))
+        for c in range(0, len(chosen), 1024):
+            np.maximum(state.cover[rows], sim.block(rows, chosen[c : c + 1024]).max(axis=1), out=state.cover[rows])
+
+    run(part, range(0, len(sim), 1024))
+    state.cover[chosen] = sim.own(chosen)
+
+
+def _search(
+    sim: Similarity,
+    u: FloatArray,
+    state: Greedy,
+    budget: int,
+    engine: str,
+    run: Run[Any],
+    advance: Callable[[float], None],
+) -> None:
+    n = len(sim)
+    if engine == "dense":
+        all_rows(sim, u, state, budget, run, advance)
+        return
+    if engine == "exact":
+        edges = int(min(_EDGES * n, 0.4 * free_memory() / 14))
+        pairs = early_picks(sim, u, state, budget, edges, run, advance)
+        if pairs is not None:
+            finish(pairs.lists(run), u, state, budget, run, advance)
+        return
+    share = n / max(budget, 1)
+    degree = int(min(n, max(32, math.ceil(5 * share)), max(32, 0.3 * free_memory() / (24 * n))))
+    probes = int(max(8, math.ceil(degree / 32)))
+    if share >= 8:
+        likely_picks(sim, u, state, budget, degree * n, run, advance)
+    index, value = neighbour_graph(sim, degree, probes, run)
+    state.notes.update(degree=degree, probes=probes)
+    state.bound = np.inf
+    lists = reverse(index, value, state.cover)
+    del index, value
+    finish(lists, u, state, budget, run, advance)

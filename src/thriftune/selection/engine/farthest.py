@@ -1,15 +1,27 @@
-"""k-center by farthest-first traversal (Gonzalez 1985), exact and without a distance matrix."""
+"""k-center by farthest-first traversal (Gonzalez 1985), exact and without a distance matrix.
+
+Distances to the nearest centre only shrink, so old ones are upper bounds. Only the rows with the largest bounds are
+brought up to date, many at a time by matrix products, and picks are made among those while they are farther than the
+largest bound outside.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from thriftune.selection.engine import kernels
+from thriftune.selection.engine.blocks import Run, workers
+from thriftune.selection.engine.width import distinct, nearest_to_mean, shifted
 from thriftune.types import FloatArray, IntArray
 
-_BLOCK = 4096
+_CHUNK = 256
+_ROWS = 128  # of a batch per task
+_BATCH = 4096  # largest batch
 
 
 @dataclass(frozen=True)
@@ -47,46 +59,190 @@ def k_center(
         Picks; ties go to the lowest row, and rows that coincide with a centre come last.
     """
     n = len(x)
-    rows = np.empty(budget, np.int64)
-    distances = np.empty(budget)
-    nearest = np.full(n, np.inf)
-    taken = np.zeros(n, bool)
-    taken[chosen] = True
-    for row in chosen:
-        np.minimum(nearest, _squared_distances(x, int(row)), out=nearest)
-    done = 0
+    chosen = np.asarray(chosen, np.int64)
+    a = shifted(x)
+    first, group = distinct(a)
+    # Copies of a row are at distance 0 once it is a centre: they come last, in row order.
+    unique = a if len(first) == n else np.ascontiguousarray(a[first])
+    begin = np.unique(group[chosen])
+    if len(begin) == 0 and budget:
+        begin = np.array([group[nearest_to_mean(x) if start is None else start]])
+    free = budget if len(chosen) else budget - 1
+    picks = max(0, min(free, len(first) - len(begin)))
+    traversal = _Traversal(unique, begin, picks)
+    rows: list[int] = []
+    partial = False
     try:
-        while done < budget:
-            if done == 0 and len(chosen) == 0:
-                pick = nearest_to_mean(x) if start is None else start
-            else:
-                pick = int(np.where(taken, -1.0, nearest).argmax())
-            rows[done], distances[done] = pick, np.sqrt(nearest[pick])
-            taken[pick] = True
-            np.minimum(nearest, _squared_distances(x, pick), out=nearest)
-            done += 1
-            advance(1)
+        with workers() as run:
+            if len(chosen) == 0 and budget:
+                rows.append(int(first[begin[0]]) if start is None else start)
+                advance(1)
+            traversal.prepare(run)
+            while traversal.done < picks:
+                advance(traversal.step(run))
+            radius = traversal.radius(run)
     except KeyboardInterrupt:
-        pass
-    return FarthestResult(rows[:done], distances[:done], float(np.sqrt(nearest.max())), done < budget)
+        partial = True
+        with workers() as run:
+            radius = traversal.radius(run)
+    done = traversal.done
+    rows += first[traversal.rows[:done]].tolist()
+    distances = np.concatenate([np.full(len(rows) - done, np.inf), np.sqrt(traversal.squared[:done])])
+    if not partial and len(rows) < budget:
+        left = np.ones(n, bool)
+        left[rows] = left[chosen] = False
+        rest = np.flatnonzero(left)[: budget - len(rows)]
+        rows += rest.tolist()
+        distances = np.concatenate([distances, np.zeros(len(rest))])
+        advance(len(rest))
+    return FarthestResult(np.array(rows, np.int64), distances, radius, partial)
 
 
-def nearest_to_mean(x: FloatArray) -> int:
-    """The row nearest the mean of all rows, the lowest on ties."""
-    mean = x.mean(axis=0, dtype=np.float64)
-    best, best_row = np.inf, 0
-    for begin in range(0, len(x), _BLOCK):
-        difference = x[begin : begin + _BLOCK] - mean
-        squared = np.einsum("ij,ij->i", difference, difference)
-        row = int(squared.argmin())
-        if squared[row] < best:
-            best, best_row = squared[row], begin + row
-    return best_row
+class _Traversal:
+    """Farthest-first state over different rows.
 
+    Args:
+        a: (n, d) float32.
+        begin: (m,) rows that are centres already, m >= 1.
+        picks: how many more are wanted.
+    """
 
-def _squared_distances(x: FloatArray, row: int) -> FloatArray:
-    result = np.empty(len(x))
-    for begin in range(0, len(x), _BLOCK):
-        difference = x[begin : begin + _BLOCK] - x[row]
-        result[begin : begin + _BLOCK] = np.einsum("ij,ij->i", difference, difference, dtype=np.float64)
-    return result
+    def __init__(self, a: FloatArray, begin: IntArray, picks: int) -> None:
+        n, d = a.shape
+        self.a, self.begin, self.picks = a, begin, picks
+        self.half = (np.einsum("ij,ij->i", a, a, dtype=np.float64) / 2).astype(np.float32)
+        # Products in single precision err by a few units in the last place of the squared lengths.
+        self.noise = np.float32(4e-6 * float(self.half.max(initial=0)))
+        self.centres = np.empty((len(begin) + picks, d), np.float32)
+        self.centre_half = np.empty(len(begin) + picks, np.float32)
+        self.centres[: len(begin)], self.centre_half[: len(begin)] = a[begin], self.half[begin]
+        self.count = len(begin)
+        self.bound = np.full(n, np.inf, np.float32)  # squared distance to the nearest of the first ``seen`` centres
+        self.seen = np.zeros(n, np.int64)
+        self.nearest = np.zeros(n, np.int32)
+        self.rows, self.squared, self.done = np.empty(picks, np.int64), np.empty(picks), 0
+        self.width = 64
+        self.closed: float | None = None
+
+    def prepare(self, run: Run[Any]) -> None:
+        """Distances of all rows to the centres given."""
+        n = len(self.a)
+        run(lambda first: self._update(np.arange(first, min(first + 1024, n)), -1.0), range(0, n, 1024))
+        self.bound[self.begin] = -1
+
+    def _update(self, rows: IntArray, outside: float) -> None:
+        """Bring rows up to date, except those that turn out nearer than ``outside`` on the way."""
+        a, half = self.a[rows], self.half[rows]
+        bound, nearest, seen = self.bound[rows], self.nearest[rows], self.seen[rows]
+        live = np.arange(len(rows))
+        begin = int(seen.min())
+        while begin < self.count and len(live):
+            end = min(begin + _CHUNK, self.count)
+            g = a[live] @ self.centres[begin:end].T
+            b, c = bound[live], nearest[live]
+            kernels.nearer(g, half[live], self.centre_half[begin:end], begin, b, c)
+            bound[live], nearest[live], seen[live] = b, c, np.maximum(seen[live], end)
+            live = live[b >= outside]
+            begin = end
+        self.bound[rows], self.nearest[rows], self.seen[rows] = bound, nearest, seen
+
+    def _batch(self, run: Run[Any]) -> tuple[IntArray, float]:
+        """Up-to-date rows, ascending, at least as far as the largest bound outside them; and that bound."""
+        n = len(self.a)
+        width = min(self.width, n)
+        top = np.argpartition(self.bound, n - width)[n - width :] if width < n else np.arange(n)
+        kept = self.bound[top].copy()
+        self.bound[top] = -1
+        outside = float(self.bound.max()) if width < n else -1.0
+        self.bound[top] = kept
+        top = top[kept >= 0]
+        stale = top[self.seen[top] < self.count]
+        stale = stale[np.argsort(self.seen[stale], kind="stable")]
+        run(lambda part: self._update(part, outside), [stale[i : i + _ROWS] for i in range(0, len(stale), _ROWS)])
+        return np.sort(top[self.bound[top] >= outside]), outside
+
+    def step(self, run: Run[Any]) -> int:
+        """One batch; returns how many picks it gave, possibly none."""
+        batch, outside = self._batch(run)
+        if float(self.bound.max()) <= 4 * self.noise:
+            return self._close_up(run)
+        if len(batch) == 0:
+            self.width = min(self.width * 2, _BATCH)
+            return 0
+        a, half = self.a[batch], self.half[batch]
+        g = np.empty((len(batch), len(batch)), np.float32)
+
+        def product(corner: tuple[int, int]) -> None:
+            i, j = (slice(c, c + _CHUNK) for c in corner)
+            g[i, j] = a[i] @ a[j].T
+            if i != j:
+                g[j, i] = g[i, j].T
+
+        corners = range(0, len(batch), _CHUNK)
+        run(product, [(i, j) for i in corners for j in corners if j >= i])
+        bound, nearest = self.bound[batch], self.nearest[batch]
+        limit = self.picks - self.done
+        where, squared = np.empty(limit, np.int64), np.empty(limit)
+        noise = self.noise
+        if len(batch) >= _BATCH and float(bound.max()) <= outside + noise:
+            # More ties than a batch holds: those in the batch go first.
+            outside, limit = -1.0, 1
+        made = kernels.farthest_in_batch(
+            a, half, g, batch, bound, nearest, self.centres, self.count, outside, noise, limit, where, squared
+        )
+        rows = batch[where[:made]]
+        self.rows[self.done : self.done + made], self.squared[self.done : self.done + made] = rows, squared[:made]
+        self.centre_half[self.count : self.count + made] = self.half[rows]
+        self.count += made
+        self.bound[batch], self.nearest[batch], self.seen[batch] = bound, nearest, self.count
+        self.done += made
+        # A batch costs its square. Early on every pick moves everything, and a larger batch gives no more picks.
+        if made == 0 or made > 0.15 * self.width:
+            self.width = min(self.width * 3 // 2, _BATCH, len(self.a))
+        elif made < 0.05 * self.width:
+            self.width = max(self.width * 2 // 3, 64)
+        return made
+
+    def _close_up(self, run: Run[Any]) -> int:
+        """All that is left is nearer than single precision can tell: go on in double precision."""
+        n = len(self.a)
+        run(lambda part: self._update(part, -1.0), np.array_split(np.arange(n), max(1, n // 1024)))
+        left = np.flatnonzero(self.bound >= 0)
+        a = self.a[left].astype(np.float64)
+        affordable = float(len(left)) * (self.count + self.picks - self.done) * a.shape[1] < 1e11
+        if affordable:
+            centres = self.centres[: self.count].astype(np.float64)
+            half = np.einsum("ij,ij->i", centres, centres) / 2
+            for i in range(0, len(left), _CHUNK):
+                self.nearest[left[i : i + _CHUNK]] = (a[i : i + _CHUNK] @ centres.T - half).argmax(axis=1)
+        exact = np.array([((a[i] - self.centres[c]) ** 2).sum() for i, c in enumerate(self.nearest[left])])
+        made = 0
+        # Where that is too much work, rows keep the order of their distance to the centres there are now.
+        while self.done < self.picks:
+            pick = int(exact.argmax())
+            self.rows[self.done], self.squared[self.done] = left[pick], exact[pick]
+            self.centres[self.count], self.centre_half[self.count] = self.a[left[pick]], self.half[left[pick]]
+            if affordable:
+                np.minimum(exact, ((a - a[pick]) ** 2).sum(axis=1), out=exact)
+            exact[pick] = -1
+            self.bound[left[pick]] = -1
+            self.done += 1
+            self.count += 1
+            made += 1
+        self.closed = math.sqrt(max(float(exact.max(initial=0)), 0.0))
+        return made
+
+    def radius(self, run: Run[Any]) -> float:
+        """The largest distance of any row to its nearest centre."""
+        if self.closed is not None:
+            return self.closed
+        self.count = len(self.begin) + self.done  # an interrupted step may have left more
+        while True:
+            batch, outside = self._batch(run)
+            if len(batch) == 0 and outside < 0:
+                return 0.0
+            if len(batch) and float(self.bound[batch].max()) >= outside:
+                near = batch[self.bound[batch] >= self.bound[batch].max() - self.noise]
+                difference = self.a[near].astype(np.float64) - self.centres[self.nearest[near]]
+                return math.sqrt(float((difference**2).sum(axis=1).max()))
+            self.width = min(self.width * 2, len(self.a))

@@ -254,3 +254,166 @@ def place_edges(count, index, value, offset, dropped, position, out_index, out_v
             read += 1
             write += 1
         position[r] = write
+
+
+@numba.njit(cache=True, nogil=True)
+def _keep(value, index, v, i):
+    """Put a neighbour into a full heap whose root is the worst: the smallest value, the highest index on ties."""
+    size = len(value)
+    p = 0
+    while True:
+        c = 2 * p + 1
+        if c >= size:
+            break
+        if c + 1 < size and (value[c + 1] < value[c] or (value[c + 1] == value[c] and index[c + 1] > index[c])):
+            c += 1
+        if value[c] < v or (value[c] == v and index[c] > i):
+            value[p], index[p] = value[c], index[c]
+            p = c
+        else:
+            break
+    value[p], index[p] = v, i
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_VECTORISE, error_model="numpy")
+def join_rows(g, half_i, half_j, first_j, value, index, worst):
+    """Offer the columns of a tile of products to its rows as neighbours.
+
+    Args:
+        g: (b, c) products; half_i, half_j: half the squared lengths.
+        first_j: number of the first column.
+        value, index: (b, t) heaps of minus half the squared distance; worst: (b,) float32, their roots.
+    """
+    rows, columns = g.shape
+    buffer = np.empty(32, np.float32)
+    for i in range(rows):
+        h = half_i[i]
+        for begin in range(0, columns, 32):
+            first = np.uint64(begin)
+            run = np.uint64(min(32, columns - begin))
+            most = np.float32(-3e38)
+            for j in range(run):
+                v = min(g[i, first + j] - h - half_j[first + j], _ZERO)
+                buffer[j] = v
+                most = v if v > most else most
+            if most < worst[i]:
+                continue
+            for j in range(run):
+                v = buffer[j]
+                if v > worst[i] or (v == worst[i] and first_j + begin + np.int64(j) < index[i, 0]):
+                    _keep(value[i], index[i], v, np.int32(first_j + begin + np.int64(j)))
+                    worst[i] = value[i, 0]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_VECTORISE, error_model="numpy")
+def join_columns(g, half_i, half_j, first_i, value, index, worst):
+    """Offer the rows of a tile of products to its columns as neighbours; see ``join_rows``."""
+    rows, columns = g.shape
+    buffer = np.empty(32, np.float32)
+    for i in range(rows):
+        h = half_i[i]
+        for begin in range(0, columns, 32):
+            first = np.uint64(begin)
+            run = np.uint64(min(32, columns - begin))
+            most = np.float32(-3e38)
+            for j in range(run):
+                v = min(g[i, first + j] - h - half_j[first + j], _ZERO)
+                buffer[j] = v
+                v -= worst[first + j]
+                most = v if v > most else most
+            if most < _ZERO:
+                continue
+            for j in range(run):
+                v, q = buffer[j], first + j
+                if v > worst[q] or (v == worst[q] and first_i + i < index[q, 0]):
+                    _keep(value[q], index[q], v, np.int32(first_i + i))
+                    worst[q] = value[q, 0]
+
+
+@numba.njit(cache=True, nogil=True)
+def reverse_lists(index, value, cover, start, length, out_index, out_value):
+    """Neighbour lists (n, t) turned round: for each candidate, the rows that have it as a neighbour.
+
+    Called first with empty outputs, to count into ``length``; then to write behind ``start``.
+    """
+    n, t = index.shape
+    counting = len(out_index) == 0
+    for v in range(n):
+        for p in range(t):
+            a = index[v, p]
+            if a >= 0 and value[v, p] > cover[v]:
+                if not counting:
+                    w = start[a] + length[a]
+                    out_index[w] = v
+                    out_value[w] = value[v, p]
+                length[a] += 1
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_SUM, error_model="numpy")
+def nearer(g, half_row, half_centre, first, squared, nearest):
+    """Lower rows' squared distances to their nearest centre by a tile of products with centres ``first ..``."""
+    rows, columns = g.shape
+    for i in range(rows):
+        best = np.float32(-3e38)
+        for j in range(np.uint64(columns)):
+            v = g[i, j] - half_centre[j]
+            best = v if v > best else best
+        d = max(np.float32(2) * (half_row[i] - best), _ZERO)
+        if d < squared[i]:
+            squared[i] = d
+            for j in range(columns):
+                if g[i, j] - half_centre[j] == best:
+                    nearest[i] = first + j
+                    break
+
+
+@numba.njit(cache=True, nogil=True)
+def _precise(x, y):
+    total = 0.0
+    for j in range(len(x)):
+        difference = np.float64(x[j]) - np.float64(y[j])
+        total += difference * difference
+    return total
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_VECTORISE, error_model="numpy")
+def farthest_in_batch(x, half, g, row, squared, nearest, centres, count, outside, noise, limit, out_row, out_squared):
+    """Farthest-first picks among a batch, as long as they are farther than anything outside it.
+
+    Args:
+        x: (b, d) the batch; half: (b,) half the squared lengths; g: (b, b) products; row: (b,) row numbers, ascending.
+        squared, nearest: (b,) squared distance to the nearest centre, and which; updated.
+        centres: (capacity, d), ``count`` of them filled; picks are appended.
+        outside: no row outside the batch is farther than this.
+        noise: squared distances that differ by less are compared in double precision.
+        limit: picks at most.
+
+    Returns:
+        How many were picked into ``out_row`` and ``out_squared``.
+    """
+    size = len(x)
+    picks = 0
+    while picks < limit:
+        most = np.float32(-1)
+        for i in range(np.uint64(size)):
+            most = squared[i] if squared[i] > most else most
+        if most < 0 or most <= outside + noise:
+            break
+        best, pick = -1.0, -1
+        for i in range(size):
+            if squared[i] >= most - noise and squared[i] >= 0:
+                exact = _precise(x[i], centres[nearest[i]])
+                if exact > best:
+                    best, pick = exact, i
+        out_row[picks], out_squared[picks] = pick, best
+        centres[count] = x[pick]
+        h = half[pick]
+        for i in range(size):
+            d = max(np.float32(2) * (half[i] + h - g[pick, i]), _ZERO)
+            if d < squared[i]:
+                squared[i] = d
+                nearest[i] = count
+        squared[pick] = np.float32(-1)
+        picks += 1
+        count += 1
+    return picks

@@ -46,6 +46,10 @@ class Similarity:
         to_similarity(product, self.half[left], self.half[right], np.float32(self.scale))
         return product
 
+    def take(self, rows: IntArray) -> Similarity:
+        """The same kernel over some of the rows."""
+        return Similarity(self.a[rows], self.half[rows], self.scale, self.gamma, self.floored, self.width)
+
     def own(self, rows: IntArray) -> FloatArray:
         """(len(rows),) similarity of each row with itself: 1, or 0 for a vector of length zero under cosine."""
         if self.gamma is None:
@@ -82,7 +86,7 @@ def similarity(x: FloatArray, kernel: str, gamma: float | Literal["auto"], centr
         return Similarity(unit, np.zeros(len(x), np.float32), 0.0, None, False, 0.0)
     if gamma != "auto" and not (math.isfinite(gamma) and gamma > 0):
         raise StrategyError(f"gamma is {gamma!r}: give a positive number or 'auto'")
-    a = _shifted(x)
+    a = shifted(x)
     squared = np.einsum("ij,ij->i", a, a, dtype=np.float64)
     width = _mean_squared_distance(a, squared)
     half = (squared / 2).astype(np.float32)
@@ -95,20 +99,23 @@ def similarity(x: FloatArray, kernel: str, gamma: float | Literal["auto"], centr
     return Similarity(a, half, 2 / (gamma * width), float(gamma), floored, width)
 
 
-def _shifted(x: FloatArray) -> FloatArray:
+def shifted(x: FloatArray) -> FloatArray:
     """Rows relative to the row nearest the mean where the mean dominates: products of far-off rows lose digits."""
     mean = x.mean(axis=0, dtype=np.float64)
     if mean @ mean * len(x) <= 0.25 * float(np.einsum("ij,ij->", x, x, dtype=np.float64)):
         return x
-    centre = x[0]
-    best = np.inf
+    return x - x[nearest_to_mean(x)]
+
+
+def nearest_to_mean(x: FloatArray) -> int:
+    """The row nearest the mean of all rows, the lowest on ties."""
+    mean = x.mean(axis=0, dtype=np.float64)
+    squared = np.empty(len(x))
     for begin in range(0, len(x), _BLOCK):
         difference = x[begin : begin + _BLOCK] - mean
-        squared = np.einsum("ij,ij->i", difference, difference)
-        row = int(squared.argmin())
-        if squared[row] < best:
-            best, centre = squared[row], x[begin + row]
-    return x - centre
+        squared[begin : begin + _BLOCK] = np.einsum("ij,ij->i", difference, difference)
+    # Rows at the same distance differ in the last digit by the order in which their coordinates are added.
+    return int(np.flatnonzero(squared <= squared.min() * (1 + 1e-12))[0])
 
 
 def _mean_squared_distance(a: FloatArray, squared: FloatArray) -> float:
@@ -120,8 +127,8 @@ def _mean_squared_distance(a: FloatArray, squared: FloatArray) -> float:
 
 
 def _typical_squared_distance(a: FloatArray, half: FloatArray, rank: int) -> float:
-    distinct = _distinct(a)
-    base, base_half = (a, half) if len(distinct) == len(a) else (a[distinct], half[distinct])
+    first, _ = distinct(a)
+    base, base_half = (a, half) if len(first) == len(a) else (a[first], half[first])
     rank = min(rank, len(base) - 1)
     if rank == 0:
         return 0.0
@@ -137,11 +144,16 @@ def _typical_squared_distance(a: FloatArray, half: FloatArray, rank: int) -> flo
     return float(np.median(distances))
 
 
-def _distinct(a: FloatArray) -> IntArray:
-    """The first row of each set of identical rows, by a 64-bit hash."""
-    bits = np.ascontiguousarray(a).view(np.uint32)
-    factors = np.random.default_rng(0).integers(1, 2**63, bits.shape[1], dtype=np.uint64) | np.uint64(1)
+def distinct(a: FloatArray) -> tuple[IntArray, IntArray]:
+    """The first row of each set of identical rows, ascending, and for each row which of those it equals."""
+    factors = np.random.default_rng(0).integers(1, 2**63, a.shape[1], dtype=np.uint64) | np.uint64(1)
     hashes = np.empty(len(a), np.uint64)
     for begin in range(0, len(a), _BLOCK):
-        hashes[begin : begin + _BLOCK] = (bits[begin : begin + _BLOCK].astype(np.uint64) * factors).sum(axis=1)
-    return np.sort(np.unique(hashes, return_index=True)[1])
+        # Adding 0 turns -0 into 0.
+        block = (a[begin : begin + _BLOCK] + np.float32(0)).view(np.uint32)
+        hashes[begin : begin + _BLOCK] = (block.astype(np.uint64) * factors).sum(axis=1)
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[group]

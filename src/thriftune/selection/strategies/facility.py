@@ -13,16 +13,17 @@ from thriftune.selection.registry import strategy
 from thriftune.types import Candidates, Picks
 
 
-def _fixed_width(params: Mapping[str, Any]) -> bool:
-    return params["kernel"] == "cosine" or params["gamma"] != "auto"
+def _same_at_every_budget(params: Mapping[str, Any], notes: Mapping[str, Any]) -> bool:
+    # The graph of neighbours is made finer for larger budgets.
+    return (params["kernel"] == "cosine" or params["gamma"] != "auto") and notes.get("engine") != "neighbours"
 
 
 @strategy(
     name="facility_location",
     needs=("embeddings",),
     uses=("weights",),
-    source="Cornuejols, Fisher and Nemhauser 1977, Location of Bank Accounts; Bhatt et al. 2024, arXiv 2401.06692",
-    prefix=_fixed_width,
+    source="Cornuejols, Fisher and Nemhauser 1977; Bhatt et al. 2024, arXiv 2401.06692",
+    prefix=_same_at_every_budget,
 )
 def facility_location(
     candidates: Candidates,
@@ -59,6 +60,8 @@ def facility_location(
         "value": found.value,
         "upper_bound": found.bound,
         "ratio": found.value / found.bound if found.bound > 0 else 1.0,
+        # With a truncated graph both figures count similarity to the nearest neighbours only.
+        "on_graph": found.notes.get("engine") == "neighbours",
     }
     finished = len(found.rows) > 0 and np.isfinite(found.bound)
     return Picks(found.rows, found.gains, certificate if finished else None, found.notes, found.partial)

@@ -19,8 +19,7 @@ def _random_start(params: Mapping[str, Any]) -> bool:
 @strategy(
     name="k_center",
     needs=("embeddings",),
-    source="Gonzalez 1985, Clustering to Minimize the Maximum Intercluster Distance; as a core-set for labelling: "
-    "Sener and Savarese 2018, arXiv 1708.00489",
+    source="Gonzalez 1985; as a core-set for labelling, Sener and Savarese 2018, arXiv 1708.00489",
     prefix=True,
     randomised=_random_start,
 )

@@ -20,7 +20,7 @@ def random(candidates: Candidates, budget: int, rng: np.random.Generator) -> Pic
 @strategy(
     name="random_within_task",
     needs=("tasks",),
-    source="stratified sampling with equal allocation, Cochran 1977, Sampling Techniques, chapter 5",
+    source="stratified sampling with equal allocation, Cochran 1977, chapter 5",
     prefix=True,
     randomised=True,
 )
@@ -42,7 +42,7 @@ def random_within_task(candidates: Candidates, budget: int, rng: np.random.Gener
 @strategy(
     name="length_matched_random",
     needs=("lengths",),
-    source="matching on a confounder, Rosenbaum 2002, Observational Studies, chapter 3",
+    source="matching on a confounder, Rosenbaum 2002, chapter 3",
     randomised=True,
 )
 def length_matched_random(candidates: Candidates, budget: int, rng: np.random.Generator, *, reference: Rows) -> Picks:

@@ -7,9 +7,7 @@ import numpy as np
 from thriftune.selection.registry import strategy
 from thriftune.types import Candidates, Picks
 
-_BHATT = (
-    "Bhatt et al. 2024, An Experimental Design Framework for Label-Efficient Supervised Finetuning, arXiv 2401.06692"
-)
+_BHATT = "Bhatt et al. 2024, arXiv 2401.06692"
 
 
 def _highest(candidates: Candidates, budget: int, name: str) -> Picks:
@@ -65,7 +63,7 @@ def min_margin(candidates: Candidates, budget: int, rng: np.random.Generator) ->
 @strategy(
     name="prompt_nll",
     needs=("scores:prompt_nll",),
-    source="perplexity of the prompt, as in Muennighoff et al. and Marion et al. 2023, arXiv 2309.04564",
+    source="perplexity of the text itself, as in Marion et al. 2023, arXiv 2309.04564",
     prefix=True,
 )
 def prompt_nll(candidates: Candidates, budget: int, rng: np.random.Generator) -> Picks:
@@ -77,7 +75,7 @@ def prompt_nll(candidates: Candidates, budget: int, rng: np.random.Generator) ->
 @strategy(
     name="top_k",
     needs=("scores:{score}",),
-    source="Lewis and Gale 1994, A Sequential Algorithm for Training Text Classifiers, arXiv cmp-lg/9407020",
+    source="uncertainty sampling, Lewis and Gale 1994, arXiv cmp-lg/9407020",
     prefix=True,
 )
 def top_k(candidates: Candidates, budget: int, rng: np.random.Generator, *, score: str) -> Picks:

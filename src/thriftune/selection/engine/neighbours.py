@@ -1,0 +1,141 @@
+"""The graph of nearest neighbours by an inverted-file self-join, and greedy on it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from thriftune.selection.engine import kernels
+from thriftune.selection.engine.blocks import Run
+from thriftune.selection.engine.width import Similarity
+from thriftune.types import FloatArray, IntArray
+
+_TILE = 1024
+_CLUSTER = 256  # rows per cluster aimed at
+_NONE = np.float32(-3e38)
+
+
+def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) -> tuple[IntArray, FloatArray]:
+    """Each row's nearest rows, itself included, as far as the join finds them.
+
+    Args:
+        sim: the pool.
+        degree: neighbours per row.
+        probes: how many clusters near its own a row is compared with.
+
+    Returns:
+        (n, degree) int32 rows, -1 where fewer were found, and (n, degree) float32 similarities; in no order.
+    """
+    n = len(sim)
+    order, bounds, near = _clusters(sim, probes, run)
+    a = np.ascontiguousarray(sim.a[order])
+    # Under cosine all rows count as unit vectors: minus half the squared distance is then the product less 1.
+    half = np.full(n, 0.5, np.float32) if sim.gamma is None else sim.half[order]
+    value = np.full((n, degree), _NONE, np.float32)
+    index = np.full((n, degree), -1, np.int32)
+    worst = np.full(n, _NONE, np.float32)
+    locks = [threading.Lock() for _ in near]
+    wanted = [set(row.tolist()) for row in near]
+    pairs = sorted({(min(c, q), max(c, q)) for c, row in enumerate(wanted) for q in row})
+    by_first: dict[int, list[int]] = {}
+    for c, q in pairs:
+        by_first.setdefault(c, []).append(q)
+    local = threading.local()
+
+    def join(c: int) -> None:
+        if not hasattr(local, "buffer"):
+            local.buffer = np.empty(_TILE * _TILE, np.float32)
+        for q in by_first[c]:
+            for i in _slices(bounds[c], bounds[c + 1]):
+                for j in _slices(bounds[q], bounds[q + 1]):
+                    left, right = a[i], a[j]
+                    g = local.buffer[: len(left) * len(right)].reshape(len(left), len(right))
+                    np.dot(left, right.T, out=g)
+                    if q in wanted[c]:
+                        with locks[c]:
+                            kernels.join_rows(g, half[i], half[j], j.start, value[i], index[i], worst[i])
+                    if q != c and c in wanted[q]:
+                        with locks[q]:
+                            kernels.join_columns(g, half[i], half[j], i.start, value[j], index[j], worst[j])
+
+    run(join, list(by_first))
+    del a
+    found = index >= 0
+    rows = np.where(found, order[np.maximum(index, 0)], -1).astype(np.int32)
+    zeros = np.zeros(degree, np.float32)
+
+    def to_similarity(first: int) -> None:
+        part = slice(first, first + _TILE)
+        if sim.gamma is None:
+            value[part] += 1
+        kernels.to_similarity(value[part], np.zeros(len(value[part]), np.float32), zeros, np.float32(sim.scale))
+
+    run(to_similarity, range(0, n, _TILE))
+    back = np.empty(n, np.int64)
+    back[order] = np.arange(n)
+    return rows[back], value[back]
+
+
+def _slices(begin: int, end: int) -> list[slice]:
+    return [slice(b, min(b + _TILE, end)) for b in range(int(begin), int(end), _TILE)]
+
+
+def _clusters(sim: Similarity, probes: int, run: Run[Any]) -> tuple[IntArray, IntArray, IntArray]:
+    """k-means on a sample: rows ordered by cluster, cluster bounds in that order, (clusters, probes) nearest ones."""
+    n = len(sim)
+    rng = np.random.default_rng(0)
+    count = max(1, round(n / _CLUSTER))
+    sample = sim.a[np.sort(rng.choice(n, min(n, count * 32), replace=False))]
+    centres = sample[np.sort(rng.choice(len(sample), min(count, len(sample)), replace=False))].copy()
+    for _ in range(3):
+        labels = _nearest(sample, centres, run)
+        order = np.argsort(labels, kind="stable")
+        bounds = np.searchsorted(labels[order], np.arange(len(centres) + 1))
+        used = np.flatnonzero(np.diff(bounds))
+        sums = np.add.reduceat(sample[order], bounds[used], axis=0)
+        centres[used] = sums / np.diff(bounds)[used, None]
+    labels = _nearest(sim.a, centres, run)
+    order = np.argsort(labels, kind="stable")
+    bounds = np.searchsorted(labels[order], np.arange(len(centres) + 1))
+    squared = np.einsum("ij,ij->i", centres, centres)
+    near = np.empty((len(centres), min(probes, len(centres))), np.int64)
+
+    def probe(first: int) -> None:
+        part = slice(first, first + _TILE)
+        distance = squared - 2 * (centres[part] @ centres.T)
+        distance[:, np.diff(bounds) == 0] = np.inf
+        near[part] = np.argpartition(distance, near.shape[1] - 1, axis=1)[:, : near.shape[1]]
+
+    run(probe, range(0, len(centres), _TILE))
+    near[:, -1] = np.where((near == np.arange(len(near))[:, None]).any(axis=1), near[:, -1], np.arange(len(near)))
+    return order, bounds, near
+
+
+def _nearest(a: FloatArray, centres: FloatArray, run: Run[Any]) -> IntArray:
+    half = (np.einsum("ij,ij->i", centres, centres) / 2).astype(np.float32)
+    labels = np.empty(len(a), np.int64)
+
+    def part(first: int) -> None:
+        product = a[first : first + _TILE] @ centres.T
+        product -= half
+        labels[first : first + _TILE] = product.argmax(axis=1)
+
+    run(part, range(0, len(a), _TILE))
+    return labels
+
+
+def reverse(index: IntArray, value: FloatArray, cover: FloatArray) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
+    """Candidates' lists (start, length, index, value) of the rows that have them as neighbours."""
+    n = len(index)
+    length = np.zeros(n, np.int32)
+    start = np.zeros(n, np.int64)
+    kernels.reverse_lists(index, value, cover, start, length, np.empty(0, np.int32), np.empty(0, np.float32))
+    np.cumsum(length[:-1], out=start[1:])
+    total = int(length.sum())
+    out_index, out_value = np.empty(total, np.int32), np.empty(total, np.float32)
+    length[:] = 0
+    if total:
+        kernels.reverse_lists(index, value, cover, start, length, out_index, out_value)
+    return start, length, out_index, out_value
