@@ -61,7 +61,8 @@ TASKS = (
     "maze",
     "rotate_matrix",
 )
-STRATEGIES = ("random", "k_center", "facility_location", "mean_entropy", "max_entropy")
+# The last one made is what `thriftune status` offers for annotation.
+STRATEGIES = ("random", "mean_entropy", "max_entropy", "k_center", "facility_location")
 _RAREST = 3  # prompts that the rarest task has at least, where the pool is large enough
 _SEED = 0
 RANDOM_DRAWS = 20

@@ -210,12 +210,22 @@ def test_two_at_once_are_refused(study, tiny_model):
         score(study, settings(tiny_model))
 
 
-COMMAND = """
-import sys
+# Imports once, then forks a process for every run asked for, so that a kill costs no start-up.
+FORKING = """
+import os, sys
+import torch, transformers
 from thriftune.scoring import plan
-plan._PART_TOKENS = 150
 from thriftune.cli.main import main
-main()
+plan._PART_TOKENS = 150
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        sys.stdout = open(os.devnull, "w")
+        sys.argv = ["thriftune", *line.split()]
+        main()
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -223,33 +233,45 @@ main()
 def test_killed_between_parts_and_continued_equals_uninterrupted(tmp_path, tiny_model):
     random.seed(7)
     whole = make_study(tmp_path / "whole", TEXTS)
-    arguments = ["--model", str(tiny_model), "--dtype", "float32", "--device", "cpu", "--max-new-tokens", "8"]
-    arguments += ["--batch-size", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def start(study):
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "score", str(study), *arguments], env=environment, stdout=subprocess.DEVNULL
-        )
-
-    assert start(whole.path).wait() == 0
     killed = tmp_path / "killed"
     shutil.copytree(whole.path, killed)
-    shutil.rmtree(killed / "scores")
+    options = f"--model {tiny_model} --dtype float32 --device cpu --max-new-tokens 8 --batch-size 2"
     parts = killed / "scores" / "default" / "parts"
-    kills = 0
-    while kills < 4:
-        before = len(list(parts.glob("[0-9]*.parquet"))) if parts.exists() else 0
-        process = start(killed)
-        # Wait for the first new part, then strike at a random moment before the last.
-        while process.poll() is None and (not parts.exists() or len(list(parts.glob("[0-9]*.parquet"))) <= before):
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == 0:
-            break
-        kills += 1
-    assert kills >= 2, "the run was over before it could be killed"
-    assert start(killed).wait() == 0
+
+    def finished():
+        return len(list(parts.glob("[0-9]*.parquet")))
+
+    forking = subprocess.Popen(
+        [sys.executable, "-c", FORKING],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with forking:
+
+        def start(path):
+            print(f"score {path} {options}", file=forking.stdin, flush=True)
+            return int(forking.stdout.readline())
+
+        start(whole.path)
+        assert int(forking.stdout.readline()) == 0
+        struck = []
+        for _ in range(8):
+            before = finished()
+            child = start(killed)
+            # Wait for the first new part, then strike at a random moment before the last.
+            deadline = time.monotonic() + 60
+            while finished() <= before and time.monotonic() < deadline:
+                time.sleep(0.0005)
+            time.sleep(random.uniform(0, 0.02))
+            os.kill(child, signal.SIGKILL)
+            if int(forking.stdout.readline()) != -signal.SIGKILL:
+                break
+            struck.append(finished())
+        assert len(struck) >= 3, "the run was over before it could be killed"
+        start(killed)
+        assert int(forking.stdout.readline()) == 0
+        forking.stdin.close()
     same(values(whole), values(Study(killed)))
-    assert not list(killed.rglob("*.tmp*"))
+    assert not list(killed.rglob("*.tmp*")), struck

@@ -25,9 +25,9 @@ REQUIRED = {"score": "mean_nll"}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "k_center": [{"start": "random"}, {"transform": "centre_l2"}],
     "facility_location": [
-        {"gamma": 0.5},
+        {"gamma": "auto"},
         {"kernel": "cosine", "transform": "l2"},
-        {"gamma": 0.5, "engine": "exact"},
+        {"engine": "exact"},
         {"engine": "neighbours"},
     ],
 }

@@ -49,7 +49,7 @@ def _show(done: Demo) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("strategy", no_wrap=True)
-    for header in ("coverage*", f"tasks of {done.tasks}", "near repeats", "median tokens", "mean entropy"):
+    for header in ("coverage", f"tasks of {done.tasks}", "repeats", "tokens", "entropy"):
         table.add_column(header, justify="right")
     for line in done.table:
         table.add_row(
@@ -63,11 +63,17 @@ def _show(done: Demo) -> None:
     console = Console(highlight=False)
     console.print(f"\n{done.budget} of {done.prompts} prompts, by strategy:")
     console.print(table)
-    console.print(
-        "* how much nearer a prompt of the pool is to its nearest pick, on average, than with random picks "
-        f"({RANDOM_DRAWS} draws): + covers better"
+    notes = (
+        f"coverage: how much nearer prompts are to their nearest pick than with random picks ({RANDOM_DRAWS} draws)",
+        "repeats:  picks that nearly repeat an earlier pick",
+        "tokens:   median length of the picked prompts",
+        "entropy:  of the model's answers to the picked prompts, mean, in nats",
     )
-    console.print(f"\nreport: {done.report}\nnext:   {shlex.join(['thriftune', 'status', str(done.study.path)])}")
+    for note in notes:
+        console.print(note, style="dim", soft_wrap=True)
+    console.print(
+        f"\nreport: {done.report}\nnext:   {shlex.join(['thriftune', 'status', str(done.study.path)])}", soft_wrap=True
+    )
 
 
 def _has_browser() -> bool:

@@ -52,6 +52,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; exits 2 with one line for an error the user can mend, 130 when stopped."""
+    # Before torch loads OpenMP: threads that spin while they wait starve each other on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         try:
             app()

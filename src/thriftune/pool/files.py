@@ -94,17 +94,26 @@ class _Metered(io.RawIOBase):
         return len(data)
 
 
-@contextlib.contextmanager
-def _opened(path: Path, meter: Meter) -> Iterator[io.BufferedReader[Any]]:
-    import pyarrow as pa
-
+def _compression(path: Path) -> str | None:
+    """What the first bytes say; a name may be wrong."""
     with path.open("rb") as handle:
         magic = handle.read(4)
-        handle.seek(0)
+    if magic[:2] == b"\x1f\x8b":
+        return "gzip"
+    return "zstd" if magic == b"\x28\xb5\x2f\xfd" else None
+
+
+@contextlib.contextmanager
+def _opened(path: Path, meter: Meter) -> Iterator[io.BufferedReader[Any]]:
+    """The file's bytes, unpacked."""
+    import pyarrow as pa
+
+    compression = _compression(path)
+    with path.open("rb") as handle:
         raw = io.BufferedReader(_Metered(handle, meter), _CHUNK)
-        if magic[:2] == b"\x1f\x8b":
+        if compression == "gzip":
             yield io.BufferedReader(gzip.GzipFile(fileobj=raw), _CHUNK)
-        elif magic == b"\x28\xb5\x2f\xfd":
+        elif compression == "zstd":
             yield io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), _CHUNK)
         else:
             yield raw
@@ -115,9 +124,9 @@ def _parquet(path: Path, meter: Meter) -> Iterator[Row | Reject]:
 
     with contextlib.ExitStack() as stack:
         source: Any = path
-        stream = stack.enter_context(_opened(path, lambda _: None))
-        if stream.peek(4)[:4] != b"PAR1":
-            # Compressed as a whole: Parquet is read from its end, so it has to be unpacked first.
+        if _compression(path):
+            # Parquet is read from its end, so it has to be unpacked first.
+            stream = stack.enter_context(_opened(path, lambda _: None))
             source = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(stream, source)
             source.seek(0)

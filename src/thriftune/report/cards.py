@@ -15,8 +15,9 @@ from thriftune.report.reasons import SCORE_WORDS, neighbourhoods, number, percen
 from thriftune.types import Message
 
 FIRST = 20
-# Entropy of an even choice between 2, 4, 8 and 16 tokens: where marks get stronger.
-LEVELS = tuple(float(np.log(k)) for k in (2, 4, 8, 16))
+# Marks get stronger where a token's entropy is that of an even choice among this many.
+CHOICES = (3, 10, 30, 100)
+LEVELS = tuple(float(np.log(k)) for k in CHOICES)
 _TEXT_BYTES = 1_800_000  # what all prompts on the page may take together
 _MARKED_TOKENS = 24_000
 _FEWEST_MARKED = 32
@@ -65,7 +66,7 @@ def shorten(text: str, most: int) -> tuple[str, str, int]:
     lines = kept.splitlines(keepends=True)
     head = "".join(lines[:_HEAD_LINES])[:_HEAD_CHARS]
     # A few hidden characters are not worth a click.
-    if len(kept) - len(head) < 80 and kept.count("\n", len(head)) < 3:
+    if len(kept) - len(head) < 80 and kept.count("\n", len(head)) < 6:
         head = kept
     return head, kept[len(head) :], len(text) - len(kept)
 

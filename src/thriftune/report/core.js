@@ -152,7 +152,7 @@ const report = (() => {
       const choices = Math.exp(Number(token.dataset.h));
       showTip([
         html('b', {}, token.classList.contains('stop') ? 'end of the answer' : JSON.stringify(token.textContent)),
-        html('span', {}, `entropy ${token.dataset.h} nats, like a choice between ${choices < 10 ? choices.toFixed(1) : Math.round(choices)}; margin score ${token.dataset.m}`),
+        html('span', {}, `entropy ${token.dataset.h} nats, like an even choice among ${choices < 10 ? choices.toFixed(1) : Math.round(choices)}; margin score ${token.dataset.m}`),
       ], box.left, box.bottom - 8);
     };
     draft.addEventListener('pointerover', (event) => show(tokens.indexOf(event.target.closest('[data-h]'))));

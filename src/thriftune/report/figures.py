@@ -18,7 +18,7 @@ _MEASURED = 4000  # prompts whose distance to the nearest pick is measured
 _FEWEST_MEASURED = 500
 _FLOPS = 4e11  # what coverage may cost: about ten seconds on one core
 _ASSIGN_BYTES = 1 << 26
-_BINS = 32
+_BINS = 24
 
 
 def spearman(a: FloatArray, b: FloatArray) -> float | None:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from thriftune import __version__, geometry
 from thriftune.artifacts import atomic_path, read_record
 from thriftune.errors import ConfigError, StudyError
 from thriftune.report import words
-from thriftune.report.cards import LEVELS, cards
+from thriftune.report.cards import CHOICES, LEVELS, cards
 from thriftune.report.figures import Coverage, coverage, task_shares
 from thriftune.report.material import Chosen, Material, load
 from thriftune.report.payload import LISTED_TASKS, payload
@@ -28,7 +29,10 @@ from thriftune.study import Study
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("core.js", "plots.js", "points.js")
-_CLUSTERS = 50
+_CLUSTERS = 200
+# Values that are not worth a line in the table.
+_USUAL = {"duplicates": "last", "transform": geometry.HIDDEN_STATES, "kernel": "rbf", "start": "mean"}
+_CODE = re.compile(r"`([^`]+)`|(?<![\w-])(--[a-z][a-z-]*)")
 _RECORD_CHARS = 20_000
 
 
@@ -73,6 +77,7 @@ def render(material: Material) -> str:
     correlations = words.length_correlations(material)
     shares = [] if material.tasks is None else task_shares(material.tasks, material.picks)
     data = payload(material, covered, correlations, shares)
+    rows = _table(material, covered, shares)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -96,7 +101,8 @@ def render(material: Material) -> str:
         m=material,
         answered=int(material.annotated.sum()),
         summary=words.summary(material, covered),
-        rows=_table(material, covered, shares),
+        rows=rows,
+        clusters=any(row["clusters"] for row in rows),
         coverage=covered,
         coverage_words=[] if covered is None else words.coverage_words(material, covered),
         score_words={name: SCORE_WORDS[name] for name in material.scores},
@@ -104,6 +110,7 @@ def render(material: Material) -> str:
         shares=shares[:LISTED_TASKS],
         more_tasks=max(0, len(shares) - LISTED_TASKS),
         cards=cards(material),
+        choices=CHOICES,
         levels=LEVELS,
         cautions=words.cautions(material, correlations),
         records=_records(material),
@@ -116,9 +123,8 @@ def render(material: Material) -> str:
 
 
 def _coded(text: str) -> Markup:
-    """Our own sentences as HTML: what stands between backticks is code."""
-    parts = text.split("`")
-    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
+    """A sentence as HTML in which options, and what stands between backticks, are code."""
+    return Markup(_CODE.sub(lambda m: f"<code>{m[1] or m[2]}</code>", str(escape(text))))
 
 
 def _policy(style: str, scripts: Sequence[str]) -> str:
@@ -144,9 +150,6 @@ def _json(value: Any) -> str:
 
 def _table(material: Material, covered: Coverage | None, shares: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row a selection for the table of selections."""
-    clusters = None
-    if material.embeddings is not None and len(material) > 1:
-        clusters = geometry.cluster(material.embeddings, min(_CLUSTERS, len(material)))
     rows = []
     for c in material.chosen:
         lengths = material.lengths[c.rows]
@@ -154,7 +157,7 @@ def _table(material: Material, covered: Coverage | None, shares: Sequence[Mappin
             {
                 "name": c.name,
                 "strategy": c.strategy,
-                "params": ", ".join(f"{k}={_brief(v)}" for k, v in c.params.items() if k not in ("duplicates",)),
+                "params": ", ".join(f"{k}={_brief(v)}" for k, v in c.params.items() if v != _USUAL.get(k, "auto")),
                 "picked": len(c.rows),
                 "partial": bool(c.record.get("partial")),
                 "budget": c.record.get("budget", len(c.rows)),
@@ -162,8 +165,7 @@ def _table(material: Material, covered: Coverage | None, shares: Sequence[Mappin
                 "against": None if covered is None else covered.against_random(c.name),
                 "tasks": sum(1 for s in shares if s["picks"][c.name]["count"]),
                 "of_tasks": len(shares),
-                "clusters": None if clusters is None else len(np.unique(clusters[c.rows])),
-                "of_clusters": None if clusters is None else len(np.unique(clusters)),
+                "clusters": _clusters(material, c),
                 "exact": len(c.rows) - len(np.unique(material.groups[c.rows])),
                 "near": len(c.rows) - len(np.unique(material.near_groups[c.rows])),
                 "length": float(np.median(lengths)) if len(lengths) else 0.0,
@@ -172,6 +174,17 @@ def _table(material: Material, covered: Coverage | None, shares: Sequence[Mappin
             }
         )
     return rows
+
+
+def _clusters(material: Material, chosen: Chosen) -> dict[str, Any] | None:
+    """How many groups of similar prompts a selection touches: as described when it was made, else counted now."""
+    stored = (chosen.record.get("summary") or {}).get("clusters")
+    if isinstance(stored, Mapping) and {"clusters", "touched"} <= set(stored):
+        return dict(stored)
+    if material.embeddings is None or not len(chosen.rows):
+        return None
+    labels = geometry.cluster(material.embeddings, min(_CLUSTERS, max(2, len(chosen.rows))))
+    return {"clusters": len(np.unique(labels)), "touched": len(np.unique(labels[chosen.rows])), "random": None}
 
 
 def _brief(value: Any) -> str:

@@ -22,7 +22,7 @@
       const width = Math.max(plot.clientWidth, 260);
       const roomy = width >= 620;
       const height = roomy ? 380 : 280;
-      const margin = { top: 28, right: roomy ? 170 : 14, bottom: 44, left: 50 };
+      const margin = { top: 28, right: roomy ? 184 : 14, bottom: 44, left: 50 };
       const first = scale === 'log' && budgets[0] === 0 ? 1 : 0;
       const last = budgets.length - 1;
       const all = [...random.low.slice(first), ...random.high.slice(first), ...names.flatMap((n) => selections[n].slice(first))];

@@ -122,10 +122,12 @@
         || (highlighted !== null && mode() === 'task' && (taskColour[points.task[i]] ?? 'other') !== highlighted);
       const inside = (x, y) => x > -9 && y > -9 && x < width + 9 && y < height + 9;
       const r = Math.min(2.2 * Math.sqrt(zoom.k), 5);
+      const picks = picksOf();
+      const crowded = picks.length > 800;
       for (const i of points.sample) {
         const [x, y] = place(i);
         if (!inside(x, y)) continue;
-        context.globalAlpha = dim(i) ? 0.08 : 0.6;
+        context.globalAlpha = dim(i) ? 0.08 : crowded ? 0.35 : 0.6;
         context.fillStyle = paint(i, false);
         context.beginPath();
         context.arc(x, y, r, 0, 7);
@@ -138,8 +140,7 @@
         context.lineWidth = 1.5;
         context.strokeRect(x - 4, y - 4, 8, 8);
       }
-      const picks = picksOf();
-      const big = picks.length > 1500 ? 3.2 : picks.length > 400 ? 4 : 5;
+      const big = Math.min(5, (crowded ? 2.8 : picks.length > 300 ? 4 : 5) * Math.sqrt(zoom.k));
       for (let n = picks.length - 1; n >= 0; n--) { // the first picks end up on top
         const [x, y] = place(picks[n]);
         if (!inside(x, y)) continue;
@@ -148,7 +149,7 @@
         context.arc(x, y, big, 0, 7);
         context.fillStyle = paint(picks[n], true);
         context.fill();
-        context.lineWidth = 1.3;
+        context.lineWidth = crowded && zoom.k < 2 ? 0.5 : 1.3;
         context.strokeStyle = get('ink');
         context.stroke();
       }
@@ -240,7 +241,8 @@
       const [left, right, top, bottom] = [46, width - 12, 10, height - 38];
       const lengths = data.columns.length.quantiles;
       const [from, to] = [Math.log(Math.max(lengths[0], 1)), Math.log(Math.max(lengths[100], lengths[0] + 1, 2))];
-      const [low, high] = [column.quantiles[0], Math.max(column.quantiles[100], column.quantiles[0] + 1e-6)];
+      let [low, high] = [column.quantiles[0], column.quantiles[100]];
+      if (high <= low) { low -= 0.5; high += 0.5; }
       place = (i) => [left + ((Math.log(Math.max(points.length[i], 1)) - from) / (to - from)) * (right - left), bottom - (((values[i] ?? low) - low) / (high - low)) * (bottom - top)];
       context.font = '12px system-ui, sans-serif';
       context.fillStyle = get('muted');

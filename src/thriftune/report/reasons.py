@@ -41,9 +41,11 @@ def number(value: float) -> str:
 
 def percent(share: float, digits: int = 0) -> str:
     """A share of one as a percentage that never rounds to 0 or 100 what is not."""
+    if share in (0, 1):
+        return f"{100 * share:.0f}\u00a0%"
     for more in range(digits, 4):
         text = f"{100 * share:.{more}f}"
-        if (share == 0 or float(text) != 0) and (share == 1 or float(text) != 100):
+        if 0 < float(text) < 100:
             break
     return f"{text}\u00a0%"  # no line break before the sign
 
@@ -217,13 +219,14 @@ def certificate(chosen: Chosen) -> str:
     stated: dict[str, Any] = dict(chosen.record.get("certificate") or {})
     kind = stated.get("kind")
     if kind == "facility_location" and "ratio" in stated:
+        graph = ", counting each prompt's nearest neighbours only" if stated.get("on_graph") else ""
         return (
-            f"Represents the pool at least {percent(float(stated['ratio']), 1)} as well as the best possible "
-            f"{len(chosen.rows):,} picks could."
+            f"Adds at least {percent(float(stated['ratio']), 1)} of what the best possible {len(chosen.rows):,} picks "
+            f"could add to how well the pool is represented{graph}."
         )
     if kind == "k_center" and "radius" in stated:
         return (
-            f"No prompt is farther than {number(float(stated['radius']))} from a pick; no choice of as many picks can "
-            f"bring that below {number(float(stated['lower_bound']))}."
+            f"No prompt is farther than {number(float(stated['radius']))} from a pick or an answered prompt; no other "
+            f"{len(chosen.rows):,} picks can bring that below {number(float(stated['lower_bound']))}."
         )
     return "; ".join(f"{k}: {number(v) if isinstance(v, float) else v}" for k, v in stated.items())

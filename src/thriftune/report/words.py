@@ -34,7 +34,8 @@ def model_name(material: Material) -> str:
         if isinstance(model, Mapping):
             model = model.get("spec") or model.get("id") or model.get("name")
         if model:
-            return str(model)
+            # A local path says more about this machine than about the model; the records below hold it in full.
+            return str(model).rstrip("/").rpartition("/")[2] if str(model).startswith(("/", ".", "~")) else str(model)
     return ""
 
 
@@ -53,12 +54,12 @@ def summary(material: Material, coverage: Coverage | None) -> list[str]:
         sentences.append(f"{by} read each of them once and drafted an answer; its doubts are the scores below.")
     if material.chosen:
         sentences.append(_compared(material, coverage))
+        sentences.append(
+            "Nothing on this page shows which selection trains the better model: "
+            "that takes annotating it, fine-tuning and evaluating."
+        )
     elif material.run is not None:
         sentences.append("Nothing is selected yet: the page shows what there is to choose from.")
-    sentences.append(
-        "Nothing on this page shows which selection trains the better model: "
-        "that takes annotating it, fine-tuning and evaluating."
-    )
     return sentences
 
 
@@ -81,32 +82,41 @@ def _compared(material: Material, coverage: Coverage | None) -> str:
         text += "None covers the pool better than as many random picks do."
     if worse:
         text += (
-            f" {_listed(worse)} {'cover' if len(worse) > 1 else 'covers'} it worse than random picks, as scores that "
-            f"seek out hard prompts often do; that alone is no verdict on {'them' if len(worse) > 1 else 'it'}."
+            f" {_listed(worse)} {'cover' if worse[1:] else 'covers'} it worse than random picks, as strategies that seek "
+            f"out hard or far-off prompts often do; that alone is no verdict on {'them' if worse[1:] else 'it'}."
         )
     return text
 
 
 def cautions(material: Material, correlations: Mapping[str, float | None]) -> list[dict[str, str]]:
     """What cannot be concluded from the page, and what in this study calls for care: ``title`` and ``text`` each."""
-    found = [
-        _caution(
-            "Coverage is not accuracy",
-            "A selection that covers the pool well need not train a better model. Distances are between the model's "
-            "own hidden states; `k_center` and `facility_location` are built to make them small, so they look good "
-            "by them. At large scale many methods fail to beat random choice: keep a random selection as control.",
-        ),
-        _caution(
-            "Uncertainty is not usefulness",
-            "A model is also uncertain about prompts that are garbled, ambiguous or have many good answers. Read the "
-            "top picks before paying for their answers.",
-        ),
-        _caution(
-            "The map is a shadow",
-            "Two dimensions cannot hold the distances between prompts: close on the map may be far apart, and the "
-            "other way round.",
-        ),
-    ]
+    found: list[dict[str, str]] = []
+    if material.embeddings is not None:
+        found.append(
+            _caution(
+                "Coverage is not accuracy",
+                "A selection that covers the pool well need not train a better model. Distances are between the "
+                "model's own hidden states; `k_center` and `facility_location` are built to make them small, so they "
+                "look good by them. At large scale many methods fail to beat random choice: keep a random selection "
+                "as control.",
+            )
+        )
+    if material.scores:
+        found.append(
+            _caution(
+                "Uncertainty is not usefulness",
+                "A model is also uncertain about prompts that are garbled, ambiguous or have many good answers. Read "
+                "the top picks before paying for their answers.",
+            )
+        )
+    if material.embeddings is not None:
+        found.append(
+            _caution(
+                "The map is a shadow",
+                "Two dimensions cannot hold the distances between prompts: close on the map may be far apart, and the "
+                "other way round.",
+            )
+        )
     repeats = repeated_share(material.near_groups)
     exact = repeated_share(material.groups)
     text = f"{percent(repeats, 1)} of the pool nearly repeats another prompt ({percent(exact, 1)} exactly)."

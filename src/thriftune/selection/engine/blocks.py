@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -101,7 +102,10 @@ def _single_threaded_blas() -> Iterator[bool]:
 
 @cache
 def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    candidates = [np._core._multiarray_umath.__file__ if hasattr(np, "_core") else np.core._multiarray_umath.__file__]
+    core = importlib.import_module(
+        "numpy._core._multiarray_umath" if hasattr(np, "_core") else "numpy.core._multiarray_umath"
+    )
+    candidates = [str(core.__file__)]
     # Windows looks symbols up in one library only, so the bundled one is named itself.
     bundled = os.path.join(os.path.dirname(os.path.dirname(np.__file__)), "numpy.libs")
     if os.path.isdir(bundled):

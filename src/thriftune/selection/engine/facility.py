@@ -11,7 +11,8 @@ import numpy as np
 
 from thriftune.errors import StrategyError
 from thriftune.selection.engine.blocks import Run, free_memory, workers
-from thriftune.selection.engine.exact import Greedy, all_rows, early_picks, finish, likely_picks
+from thriftune.selection.engine.early import all_rows, early_picks, likely_picks
+from thriftune.selection.engine.greedy import Greedy, finish
 from thriftune.selection.engine.neighbours import neighbour_graph, reverse
 from thriftune.selection.engine.width import Similarity, distinct, similarity
 from thriftune.types import FloatArray, IntArray
@@ -89,8 +90,8 @@ def facility_location(
     state = Greedy(np.zeros(len(first), np.float32), np.zeros(len(first), bool))
     state.taken[group[chosen]] = True
     picks = min(budget, int((~state.taken).sum()))
-    engine, why = _decide(engine, len(first), x.shape[1], picks)
-    state.notes.update(engine=engine, engine_because=why, **whole.notes())
+    used, why = _decide(engine, len(first), x.shape[1], picks)
+    state.notes.update(engine=used, engine_because=why, **whole.notes())
     if len(first) < n:
         state.notes["distinct"] = len(first)
     partial, uncovered = False, float(u.sum())
@@ -98,7 +99,7 @@ def facility_location(
         with workers() as run:
             _cover_by(sim, state, np.unique(group[chosen]), run)
             uncovered = float(u @ (1.0 - state.cover))
-            _search(sim, u.astype(np.float32), state, picks, engine, run, advance)
+            _search(sim, u.astype(np.float32), state, picks, used, run, advance)
     except KeyboardInterrupt:
         partial = True
     rows = first[np.array(state.rows, np.int64)]
@@ -118,8 +119,8 @@ def _decide(engine: str, n: int, d: int, budget: int) -> tuple[str, str]:
     memory = free_memory()
     if engine == "dense" and 4 * n * n > 0.8 * memory:
         raise StrategyError(
-            f"the dense engine needs {4 * n * n / 2**30:.1f} GiB for {n} different prompts and {memory / 2**30:.1f} GiB "
-            "are free: use engine exact or neighbours"
+            f"the dense engine needs {4 * n * n / 2**30:.1f} GiB for {n} different prompts and {memory / 2**30:.1f} "
+            "GiB are free: use engine exact or neighbours"
         )
     if engine != "auto":
         return engine, "asked for"

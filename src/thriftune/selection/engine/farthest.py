@@ -12,13 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
+import numpy.typing as npt
 
-from thriftune.selection.engine import kernels
 from thriftune.selection.engine.blocks import Run, workers
 from thriftune.selection.engine.width import distinct, nearest_to_mean, shifted
 from thriftune.types import FloatArray, IntArray
 
+Array = npt.NDArray[Any]
+_ZERO = np.float32(0)
 _CHUNK = 256
 _ROWS = 128  # of a batch per task
 _BATCH = 4096  # largest batch
@@ -140,7 +143,7 @@ class _Traversal:
             end = min(begin + _CHUNK, self.count)
             g = a[live] @ self.centres[begin:end].T
             b, c = bound[live], nearest[live]
-            kernels.nearer(g, half[live], self.centre_half[begin:end], begin, b, c)
+            nearer(g, half[live], self.centre_half[begin:end], begin, b, c)
             bound[live], nearest[live], seen[live] = b, c, np.maximum(seen[live], end)
             live = live[b >= outside]
             begin = end
@@ -187,7 +190,7 @@ class _Traversal:
         if len(batch) >= _BATCH and float(bound.max()) <= outside + noise:
             # More ties than a batch holds: those in the batch go first.
             outside, limit = -1.0, 1
-        made = kernels.farthest_in_batch(
+        made = farthest_in_batch(
             a, half, g, batch, bound, nearest, self.centres, self.count, outside, noise, limit, where, squared
         )
         rows = batch[where[:made]]
@@ -246,3 +249,87 @@ class _Traversal:
                 difference = self.a[near].astype(np.float64) - self.centres[self.nearest[near]]
                 return math.sqrt(float((difference**2).sum(axis=1).max()))
             self.width = min(self.width * 2, len(self.a))
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "contract", "reassoc"}, error_model="numpy")
+def nearer(g: Array, half_row: Array, half_centre: Array, first: int, squared: Array, nearest: Array) -> None:
+    """Lower rows' squared distances to their nearest centre by a tile of products with centres ``first ..``."""
+    rows, columns = g.shape
+    for i in range(rows):
+        best = np.float32(-3e38)
+        for j in range(np.uint64(columns)):
+            v = g[i, j] - half_centre[j]
+            best = v if v > best else best
+        d = max(np.float32(2) * (half_row[i] - best), _ZERO)
+        if d < squared[i]:
+            squared[i] = d
+            for j in range(columns):
+                if g[i, j] - half_centre[j] == best:
+                    nearest[i] = first + j
+                    break
+
+
+@numba.njit(cache=True, nogil=True)
+def _precise(x: Array, y: Array) -> float:
+    total = 0.0
+    for j in range(len(x)):
+        difference = np.float64(x[j]) - np.float64(y[j])
+        total += difference * difference
+    return total
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "contract"}, error_model="numpy")
+def farthest_in_batch(
+    x: Array,
+    half: Array,
+    g: Array,
+    row: Array,
+    squared: Array,
+    nearest: Array,
+    centres: Array,
+    count: int,
+    outside: float,
+    noise: float,
+    limit: int,
+    out_row: Array,
+    out_squared: Array,
+) -> int:
+    """Farthest-first picks among a batch, as long as they are farther than anything outside it.
+
+    Args:
+        x: (b, d) the batch; half: (b,) half the squared lengths; g: (b, b) products; row: (b,) row numbers, ascending.
+        squared, nearest: (b,) squared distance to the nearest centre, and which; updated.
+        centres: (capacity, d), ``count`` of them filled; picks are appended.
+        outside: no row outside the batch is farther than this.
+        noise: squared distances that differ by less are compared in double precision.
+        limit: picks at most.
+
+    Returns:
+        How many were picked into ``out_row`` and ``out_squared``.
+    """
+    size = len(x)
+    picks = 0
+    while picks < limit:
+        most = np.float32(-1)
+        for i in range(np.uint64(size)):
+            most = squared[i] if squared[i] > most else most
+        if most < 0 or most <= outside + noise:
+            break
+        best, pick = -1.0, -1
+        for i in range(size):
+            if squared[i] >= most - noise and squared[i] >= 0:
+                exact = _precise(x[i], centres[nearest[i]])
+                if exact > best:
+                    best, pick = exact, i
+        out_row[picks], out_squared[picks] = pick, best
+        centres[count] = x[pick]
+        h = half[pick]
+        for i in range(size):
+            d = max(np.float32(2) * (half[i] + h - g[pick, i]), _ZERO)
+            if d < squared[i]:
+                squared[i] = d
+                nearest[i] = count
+        squared[pick] = np.float32(-1)
+        picks += 1
+        count += 1
+    return picks

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
+import numba
 import numpy as np
+import numpy.typing as npt
 
-from thriftune.selection.engine import kernels
 from thriftune.selection.engine.blocks import Run
+from thriftune.selection.engine.tiles import to_similarity as scale_to_similarity
 from thriftune.selection.engine.width import Similarity
 from thriftune.types import FloatArray, IntArray
 
+Array = npt.NDArray[Any]
 _TILE = 1024
+_ZERO = np.float32(0)
 _CLUSTER = 256  # rows per cluster aimed at
 _NONE = np.float32(-3e38)
 
@@ -47,21 +52,20 @@ def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) ->
     def join(c: int) -> None:
         if not hasattr(local, "buffer"):
             local.buffer = np.empty(_TILE * _TILE, np.float32)
-        for q in by_first[c]:
-            for i in _slices(bounds[c], bounds[c + 1]):
-                for j in _slices(bounds[q], bounds[q + 1]):
-                    left, right = a[i], a[j]
-                    g = local.buffer[: len(left) * len(right)].reshape(len(left), len(right))
-                    np.dot(left, right.T, out=g)
-                    if q in wanted[c]:
-                        with locks[c]:
-                            kernels.join_rows(g, half[i], half[j], j.start, value[i], index[i], worst[i])
-                    if q != c and c in wanted[q]:
-                        with locks[q]:
-                            kernels.join_columns(g, half[i], half[j], i.start, value[j], index[j], worst[j])
+        tiles = itertools.product(by_first[c], _slices(bounds[c], bounds[c + 1]))
+        for q, i in tiles:
+            for j in _slices(bounds[q], bounds[q + 1]):
+                left, right = a[i], a[j]
+                g = local.buffer[: len(left) * len(right)].reshape(len(left), len(right))
+                np.dot(left, right.T, out=g)
+                if q in wanted[c]:
+                    with locks[c]:
+                        join_rows(g, half[i], half[j], j.start, value[i], index[i], worst[i])
+                if q != c and c in wanted[q]:
+                    with locks[q]:
+                        join_columns(g, half[i], half[j], i.start, value[j], index[j], worst[j])
 
     run(join, list(by_first))
-    del a
     found = index >= 0
     rows = np.where(found, order[np.maximum(index, 0)], -1).astype(np.int32)
     zeros = np.zeros(degree, np.float32)
@@ -70,7 +74,7 @@ def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) ->
         part = slice(first, first + _TILE)
         if sim.gamma is None:
             value[part] += 1
-        kernels.to_similarity(value[part], np.zeros(len(value[part]), np.float32), zeros, np.float32(sim.scale))
+        scale_to_similarity(value[part], np.zeros(len(value[part]), np.float32), zeros, np.float32(sim.scale))
 
     run(to_similarity, range(0, n, _TILE))
     back = np.empty(n, np.int64)
@@ -131,11 +135,108 @@ def reverse(index: IntArray, value: FloatArray, cover: FloatArray) -> tuple[IntA
     n = len(index)
     length = np.zeros(n, np.int32)
     start = np.zeros(n, np.int64)
-    kernels.reverse_lists(index, value, cover, start, length, np.empty(0, np.int32), np.empty(0, np.float32))
+    reverse_lists(index, value, cover, start, length, np.empty(0, np.int32), np.empty(0, np.float32))
     np.cumsum(length[:-1], out=start[1:])
     total = int(length.sum())
     out_index, out_value = np.empty(total, np.int32), np.empty(total, np.float32)
     length[:] = 0
     if total:
-        kernels.reverse_lists(index, value, cover, start, length, out_index, out_value)
+        reverse_lists(index, value, cover, start, length, out_index, out_value)
     return start, length, out_index, out_value
+
+
+@numba.njit(cache=True, nogil=True)
+def _keep(value: Array, index: Array, v: float, i: int) -> None:
+    """Put a neighbour into a full heap whose root is the worst: the smallest value, the highest index on ties."""
+    size = len(value)
+    p = 0
+    while True:
+        c = 2 * p + 1
+        if c >= size:
+            break
+        if c + 1 < size and (value[c + 1] < value[c] or (value[c + 1] == value[c] and index[c + 1] > index[c])):
+            c += 1
+        if value[c] < v or (value[c] == v and index[c] > i):
+            value[p], index[p] = value[c], index[c]
+            p = c
+        else:
+            break
+    value[p], index[p] = v, i
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "contract"}, error_model="numpy")
+def join_rows(g: Array, half_i: Array, half_j: Array, first_j: int, value: Array, index: Array, worst: Array) -> None:
+    """Offer the columns of a tile of products to its rows as neighbours.
+
+    Args:
+        g: (b, c) products; half_i, half_j: half the squared lengths.
+        first_j: number of the first column.
+        value, index: (b, t) heaps of minus half the squared distance; worst: (b,) float32, their roots.
+    """
+    rows, columns = g.shape
+    buffer = np.empty(32, np.float32)
+    for i in range(rows):
+        h = half_i[i]
+        for begin in range(0, columns, 32):
+            first = np.uint64(begin)
+            run = np.uint64(min(32, columns - begin))
+            most = np.float32(-3e38)
+            for j in range(run):
+                v = min(g[i, first + j] - h - half_j[first + j], _ZERO)
+                buffer[j] = v
+                most = v if v > most else most
+            if most < worst[i]:
+                continue
+            for j in range(run):
+                v = buffer[j]
+                if v > worst[i] or (v == worst[i] and first_j + begin + np.int64(j) < index[i, 0]):
+                    _keep(value[i], index[i], v, np.int32(first_j + begin + np.int64(j)))
+                    worst[i] = value[i, 0]
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "contract"}, error_model="numpy")
+def join_columns(
+    g: Array, half_i: Array, half_j: Array, first_i: int, value: Array, index: Array, worst: Array
+) -> None:
+    """Offer the rows of a tile of products to its columns as neighbours; see ``join_rows``."""
+    rows, columns = g.shape
+    buffer = np.empty(32, np.float32)
+    for i in range(rows):
+        h = half_i[i]
+        for begin in range(0, columns, 32):
+            first = np.uint64(begin)
+            run = np.uint64(min(32, columns - begin))
+            most = np.float32(-3e38)
+            for j in range(run):
+                v = min(g[i, first + j] - h - half_j[first + j], _ZERO)
+                buffer[j] = v
+                v -= worst[first + j]
+                most = v if v > most else most
+            if most < _ZERO:
+                continue
+            for j in range(run):
+                v, q = buffer[j], first + j
+                if v > worst[q] or (v == worst[q] and first_i + i < index[q, 0]):
+                    _keep(value[q], index[q], v, np.int32(first_i + i))
+                    worst[q] = value[q, 0]
+
+
+@numba.njit(cache=True, nogil=True)
+def reverse_lists(
+    index: Array, value: Array, cover: Array, start: Array, length: Array, out_index: Array, out_value: Array
+) -> None:
+    """Neighbour lists (n, t) turned round: for each candidate, the rows that have it as a neighbour.
+
+    Called first with empty outputs, to count into ``length``; then to write behind ``start``.
+    """
+    n, t = index.shape
+    counting = len(out_index) == 0
+    for v in range(n):
+        for p in range(t):
+            a = index[v, p]
+            if a >= 0 and value[v, p] > cover[v]:
+                if not counting:
+                    w = start[a] + length[a]
+                    out_index[w] = v
+                    out_value[w] = value[v, p]
+                length[a] += 1

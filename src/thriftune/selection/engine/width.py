@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from thriftune.errors import StrategyError
-from thriftune.selection.engine.kernels import to_similarity
+from thriftune.selection.engine.tiles import to_similarity
 from thriftune.types import FloatArray, IntArray
 
 _FLOOR = 0.01  # narrower, and a pool of near duplicates would leave everything else without any similarity
@@ -90,13 +90,12 @@ def similarity(x: FloatArray, kernel: str, gamma: float | Literal["auto"], centr
     squared = np.einsum("ij,ij->i", a, a, dtype=np.float64)
     width = _mean_squared_distance(a, squared)
     half = (squared / 2).astype(np.float32)
-    floored = False
-    if gamma == "auto":
-        typical = _typical_squared_distance(a, half, math.ceil(len(a) / centres))
-        gamma = typical / (width * math.log(2))
-        floored = gamma < _FLOOR
-        gamma = max(gamma, _FLOOR)
-    return Similarity(a, half, 2 / (gamma * width), float(gamma), floored, width)
+    if gamma != "auto":
+        return Similarity(a, half, 2 / (gamma * width), float(gamma), False, width)
+    typical = _typical_squared_distance(a, half, math.ceil(len(a) / max(centres, 1)))
+    fitted = typical / (width * math.log(2))
+    used = max(fitted, _FLOOR)
+    return Similarity(a, half, 2 / (used * width), used, fitted < _FLOOR, width)
 
 
 def shifted(x: FloatArray) -> FloatArray:

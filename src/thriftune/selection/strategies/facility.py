@@ -12,6 +12,10 @@ from thriftune.progress import progress
 from thriftune.selection.registry import strategy
 from thriftune.types import Candidates, Picks
 
+# Over 1,500 prompts of T0 with SmolLM2-135M's hidden states and budgets of 25 to 600, widths from 0.35 to 2, auto
+# among them, did equally well by the nearest pick's task label and distance; below 0.2 small budgets did worse.
+_WIDTH = 0.5
+
 
 def _same_at_every_budget(params: Mapping[str, Any], notes: Mapping[str, Any]) -> bool:
     # The graph of neighbours is made finer for larger budgets.
@@ -31,15 +35,16 @@ def facility_location(
     rng: np.random.Generator,
     *,
     kernel: Literal["rbf", "cosine"] = "rbf",
-    gamma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto",
+    gamma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = _WIDTH,
     engine: Literal["auto", "exact", "neighbours", "dense"] = "auto",
 ) -> Picks:
     """Prompts that together are most similar to the whole pool: each prompt counts by its similarity to the nearest
     pick. Use it to cover what the pool mostly holds, with dense regions covered first and outliers last.
 
     The gain of a pick is what it adds to the sum of similarities. The certificate bounds what any set of as many
-    prompts could add. ``gamma``, the width of the similarity in units of the mean squared distance, is by default
-    fitted to the budget; a fixed one makes every prefix the selection at that smaller budget.
+    prompts could add. ``gamma`` is the width of the similarity in units of the mean squared distance. A fixed one
+    makes every prefix the selection at that smaller budget; ``auto`` fits it to the budget: a typical prompt's
+    similarity to its ceil(n / budget)-th neighbour is then one half.
     """
     from thriftune.selection.engine.facility import facility_location as greedy
 

@@ -1,0 +1,177 @@
+"""Compiled loops over tiles of the similarity matrix; only engines import numba, which takes a while to load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+_VECTORISE = {"nnan", "nsz", "contract"}
+_SUM = {"nnan", "nsz", "contract", "reassoc"}
+
+_LOG2E = np.float32(1.4426950408889634)
+_LN2_HIGH = np.float32(0.693359375)
+_LN2_LOW = np.float32(-2.12194440e-4)
+_ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding and subtracting it rounds to an integer
+_LOWEST = np.float32(-87.0)
+_C = [np.float32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)]
+_C0, _C1, _C2, _C3, _C4, _C5 = _C
+_RUN = 256
+_ONE = np.float32(1)
+_ZERO = np.float32(0)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_VECTORISE, error_model="numpy")
+def to_similarity(g: Array, half_i: Array, half_j: Array, scale: float) -> None:
+    """Products (b, c) to similarities in place: exp(min(0, scale * (g - half_i - half_j))); scale 0: max(0, g).
+
+    The exponential is Cephes' polynomial (relative error 2e-7), because calls into libm do not vectorise.
+    """
+    rows, columns = g.shape
+    if scale == 0:
+        for i in range(rows):
+            for j in range(columns):
+                g[i, j] = max(g[i, j], _ZERO)
+        return
+    for i in range(rows):
+        h = half_i[i]
+        for j in range(columns):
+            y = scale * (g[i, j] - h - half_j[j])
+            y = min(max(y, _LOWEST), _ZERO)
+            k = (y * _LOG2E + _ROUND) - _ROUND
+            r = y - k * _LN2_HIGH - k * _LN2_LOW
+            p = ((((_C0 * r + _C1) * r + _C2) * r + _C3) * r + _C4) * r + _C5
+            p = p * r * r + r + _ONE
+            bits = (np.int32(k) + np.int32(127)) << np.int32(23)
+            g[i, j] = p * np.int32(bits).view(np.float32)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_SUM, error_model="numpy")
+def tile_gains(
+    s: Array, both: bool, u_i: Array, u_j: Array, cover_i: Array, cover_j: Array, gain_i: Array, gain_j: Array
+) -> None:
+    """Gains of a tile's rows and columns as candidates, under several states of cover.
+
+    Args:
+        s: (b, c) similarities.
+        both: False on the diagonal, where rows and columns are the same candidates.
+        u_i, u_j: (b,), (c,) float32 weights.
+        cover_i, cover_j: (states, b), (states, c) float32, the best similarity so far of each row.
+        gain_i, gain_j: (states, b), (states, c) float64, added to.
+    """
+    rows, columns = s.shape
+    states = len(cover_i)
+    total = np.empty((states, _RUN), np.float32)
+    for begin in range(0, columns, _RUN):
+        width = np.uint64(min(_RUN, columns - begin))  # unsigned: no check for negative indices, so loops vectorise
+        first = np.uint64(begin)
+        total[:] = 0
+        for i in range(rows):
+            w = u_i[i]
+            for t in range(states):
+                c = cover_i[t, i]
+                a = _ZERO
+                for j in range(width):
+                    v = s[i, first + j] - cover_j[t, first + j]
+                    a += u_j[first + j] * (v if v > _ZERO else _ZERO)
+                gain_i[t, i] += a
+                if both:
+                    for j in range(width):
+                        v = s[i, first + j] - c
+                        total[t, j] += w * (v if v > _ZERO else _ZERO)
+        if both:
+            for t in range(states):
+                for j in range(width):
+                    gain_j[t, first + j] += total[t, j]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_SUM, error_model="numpy")
+def row_gains(s: Array, rows: Array, u: Array, cover: Array, gains: Array) -> None:
+    """gains[r] = sum_j u_j max(0, s[r, j] - cover_j) for the rows named, in double precision over runs of 256."""
+    columns = s.shape[1]
+    for r in rows:
+        total = np.float64(0)
+        for begin in range(0, columns, _RUN):
+            first = np.uint64(begin)
+            a = _ZERO
+            for j in range(np.uint64(min(_RUN, columns - begin))):
+                v = s[r, first + j] - cover[first + j]
+                a += u[first + j] * (v if v > _ZERO else _ZERO)
+            total += a
+        gains[r] = total
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_SUM, error_model="numpy")
+def column_gains(s: Array, u: Array, cover: Array, gains: Array, counts: Array) -> None:
+    """gains[j] += sum_i u_i max(0, s_ij - cover_i); counts[j] += how many terms are positive."""
+    rows, columns = s.shape
+    for i in range(rows):
+        c, w = cover[i], u[i]
+        for j in range(np.uint64(columns)):
+            v = s[i, j] - c
+            gains[j] += w * (v if v > _ZERO else _ZERO)
+            counts[j] += np.int32(v > _ZERO)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_SUM, error_model="numpy")
+def tile_counts(s: Array, both: bool, cover_i: Array, cover_j: Array, count_i: Array, count_j: Array) -> None:
+    """How many similarities of each row (as candidate) exceed what columns are covered by, and the other way round."""
+    rows, columns = s.shape
+    for i in range(rows):
+        c = cover_i[i]
+        count = np.int32(0)
+        for j in range(np.uint64(columns)):
+            count += np.int32(s[i, j] > cover_j[j])
+        count_i[i] += count
+        if both:
+            for j in range(np.uint64(columns)):
+                count_j[j] += np.int32(s[i, j] > c)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_SUM, error_model="numpy")
+def tile_edges(
+    s: Array,
+    both: bool,
+    cover_i: Array,
+    cover_j: Array,
+    start_i: Array,
+    start_j: Array,
+    index_i: Array,
+    value_i: Array,
+    index_j: Array,
+    value_j: Array,
+) -> None:
+    """Write the pairs that ``tile_counts`` counted, candidate by candidate, indices within the tile.
+
+    Args:
+        start_i, start_j: (b,), (c,) where each candidate's run begins; advanced to where it ends.
+        index_i, index_j: uint16; value_i, value_j: float32.
+    """
+    rows, columns = s.shape
+    for i in range(rows):
+        c = cover_i[i]
+        for begin in range(0, columns, 32):
+            first = np.uint64(begin)
+            width = np.uint64(min(32, columns - begin))
+            most = _LOWEST
+            for j in range(width):
+                v = s[i, first + j] - min(cover_j[first + j], c) if both else s[i, first + j] - cover_j[first + j]
+                most = v if v > most else most
+            if most <= _ZERO:
+                continue
+            for j in range(width):
+                v = s[i, first + j]
+                if v > cover_j[first + j]:
+                    p = start_i[i]
+                    index_i[p] = first + j
+                    value_i[p] = v
+                    start_i[i] = p + 1
+                if both and v > c:
+                    p = start_j[first + j]
+                    index_j[p] = i
+                    value_j[p] = v
+                    start_j[first + j] = p + 1
