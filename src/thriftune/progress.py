@@ -6,6 +6,10 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _PATIENCE_S = 1.0  # work shorter than this shows no bar
 _LOG_EVERY_S = 30.0  # where there is no terminal to redraw, a line this often
@@ -52,7 +56,7 @@ class _Bar:
         self.description, self.total, self.unit, self.start = description, total, unit, done
         self.done = done
         self.began = self.logged = time.monotonic()
-        self.live = None
+        self.live: Progress | None = None
         self.terminal = sys.stderr.isatty()
 
     def _rate(self) -> float:
@@ -63,7 +67,7 @@ class _Bar:
         now = time.monotonic()
         if self.terminal:
             if self.live is None and now - self.began >= _PATIENCE_S:
-                self._open()
+                self.live = self._open()
             if self.live is not None:
                 self.live.update(self.task, completed=self.done, rate=f"{self._rate():,.1f} {self.unit}/s")
         elif now - self.logged >= _LOG_EVERY_S:
@@ -77,11 +81,11 @@ class _Bar:
                 flush=True,
             )
 
-    def _open(self) -> None:
+    def _open(self) -> Progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.live = Progress(
+        live = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -90,8 +94,9 @@ class _Bar:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self.live.start()
-        self.task = self.live.add_task(self.description, total=self.total, completed=self.done, rate="")
+        live.start()
+        self.task = live.add_task(self.description, total=self.total, completed=int(self.done), rate="")
+        return live
 
     def close(self) -> None:
         if self.live is not None:

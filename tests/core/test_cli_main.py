@@ -126,7 +126,7 @@ def test_export_and_import_from_the_shell(small_study: Study, tmp_path: Path) ->
     (tmp_path / "two.jsonl").write_text(lines)
     done = run("import", small_study.path, tmp_path / "two.jsonl")
     assert done.returncode == 2
-    assert "imported 1 answers: 1 new; 2 in conflict and left out" in done.stdout
+    assert "imported 1 answer: 1 new; 2 in conflict and left out" in done.stdout
     assert f"{tmp_path / 'two.jsonl'}:1: p00: 'other' but in force is 'one'" in done.stdout
     assert done.stderr.startswith("thriftune: 2 answers differ from those in force, which were kept")
     kept = (small_study.path / "import-conflicts.jsonl").read_text()

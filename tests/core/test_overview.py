@@ -146,3 +146,36 @@ def test_commands_can_be_pasted(small_study: Study, tmp_path: Path, place: str) 
     for step in overview(Study(moved))["next"]:
         for command in step["commands"]:
             assert parsed(command)[1]["study"] == moved
+
+
+def test_status_in_words_and_as_json(small_study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    from thriftune.cli.status import command
+
+    answer(small_study, ["p12", "p00"])
+    small_study.rejects_file.write_text("{}\n")
+    interrupted = small_study.score_directory("big")
+    write_json(interrupted / "manifest.json", {"config": {"model": "org/big"}, "prompts": 12})
+    command(small_study.path)
+    study = small_study.path
+    assert capsys.readouterr().out == (
+        "pool        12 prompts, 2 tasks, 1 rejected (see rejects.jsonl)\n"
+        "holdout     1 of 4 answered\n"
+        "scores      default: 12 prompts\n"
+        "            big: UNFINISHED, 0 of 12 prompts with org/big\n"
+        "selections  first: 10 by random, 1 answered\n"
+        "answers     human: 2 final\n"
+        "report      none yet\n"
+        "\n"
+        "next: answer the 3 open held-out prompts first: evaluation rests on them\n"
+        f"  thriftune export {study} holdout.csv --selection holdout\n"
+        f"  thriftune import {study} holdout.csv\n"
+        "\n"
+        "also: look at the selections\n"
+        f"  thriftune report {study} --open\n"
+        "\n"
+        "also: answer the 9 open prompts of 'first', the latest selection\n"
+        f"  thriftune export {study} first.csv --selection first\n"
+        f"  thriftune import {study} first.csv\n"
+    )
+    command(small_study.path, as_json=True)
+    assert json.loads(capsys.readouterr().out) == overview(small_study)

@@ -80,6 +80,13 @@ def test_chat_messages_keep_earlier_assistant_turns() -> None:
     assert described.startswith("chat messages (messages: role/content")
 
 
+def test_a_named_response_column_wins_over_the_final_turn() -> None:
+    row = {"messages": CHAT, "answer": "other"}
+    assert one(row)[0].response == "Bye."
+    assert one(row, response_column="answer")[0].response == "other"
+    assert one({"messages": CHAT[:4], "answer": "other"})[0].response == "other"
+
+
 def test_messages_win_over_a_copy_of_the_first_turn_and_fall_back_to_it() -> None:
     rows = [{"prompt": "Hi", "messages": CHAT[:3]}, {"prompt": "Only text", "messages": None}]
     drafts, described = understand(rows)
@@ -94,7 +101,9 @@ def test_prompt_as_list_of_messages() -> None:
     assert "chat messages (prompt" in described
 
 
-@pytest.mark.parametrize("shape", [json.dumps(CHAT), {"role": [t["role"] for t in CHAT], "content": [t["content"] for t in CHAT]}])
+@pytest.mark.parametrize(
+    "shape", [json.dumps(CHAT), {"role": [t["role"] for t in CHAT], "content": [t["content"] for t in CHAT]}]
+)
 def test_turns_as_json_text_and_as_columns(shape: Any) -> None:
     draft, _ = one({"messages": shape})
     assert (len(draft.turns), draft.response) == (4, "Bye.")
@@ -139,7 +148,9 @@ def test_an_empty_response_is_no_response(empty: Any) -> None:
 
 
 def test_no_prompt_column() -> None:
-    with pytest.raises(PoolError, match=r"pool.jsonl: no column that can be the prompt \(columns: a, b\): name it with"):
+    with pytest.raises(
+        PoolError, match=r"pool.jsonl: no column that can be the prompt \(columns: a, b\): name it with"
+    ):
         Layout([{"a": 1, "b": "text"}], InitConfig(), "pool.jsonl")
     with pytest.raises(PoolError, match=r"no column 'frage' \(columns: prompt\)"):
         Layout([{"prompt": "x"}], InitConfig(prompt_column="frage"), "pool.jsonl")
@@ -190,15 +201,29 @@ def test_meta_is_json_for_any_reader() -> None:
 
 _json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(
-        st.sampled_from(["role", "from", "content", "value", "text", "prompt", "messages", "x"]) | st.text(max_size=4),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["role", "from", "content", "value", "text", "prompt", "messages", "x"])
+            | st.text(max_size=4),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )
-_names = ["prompt", "messages", "conversations", "instruction", "input", "response", "completion", "task", "id", "system"]
+_names = [
+    "prompt",
+    "messages",
+    "conversations",
+    "instruction",
+    "input",
+    "response",
+    "completion",
+    "task",
+    "id",
+    "system",
+]
 _rows = st.lists(st.dictionaries(st.sampled_from(_names), _json_values, max_size=5), min_size=1, max_size=4)
 
 

@@ -18,8 +18,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 TEXTS = [f"What is {7 * i} plus {13 * i + 5}? Answer with the number only." for i in range(8)]
-TEXTS += [f"Name {i + 2} animals that live in the {place}." for i, place in enumerate(["sea", "desert", "forest", "city"])]
-TEXTS += ["Translate to French: The cat sat on the mat.", "Is water wet? Yes or no.", "日本の首都はどこですか?", "Write a haiku."]
+PLACES = ("sea", "desert", "forest", "city")
+TEXTS += [f"Name {i + 2} animals that live in the {place}." for i, place in enumerate(PLACES)]
+TEXTS += ["Translate to French: The cat sat on the mat.", "Is water wet? Yes or no."]
+TEXTS += ["日本の首都はどこですか?", "Write a haiku."]
 STEPS = 12
 
 

@@ -65,7 +65,8 @@ def test_templates_that_strip_or_rewrite(tokenizer):
         tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m['content'] | trim }}<|im_end|>{% endfor %}"
         (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "  padded text \n")])
         assert tokenizer.decode(ours.ids[ours.user]) == "padded text"
-        tokenizer.chat_template = "{% for m in messages %}[{{ m['content'] | replace('b', 'c') }}]{{ m['content'] }}{% endfor %}"
+        rewriting = "{% for m in messages %}[{{ m['content'] | replace('b', 'c') }}]{{ m['content'] }}{% endfor %}"
+        tokenizer.chat_template = rewriting
         (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "abba")])
         assert tokenizer.decode(ours.ids) == "[acca]abba"
         assert tokenizer.decode(ours.ids[ours.user]) == "abba"

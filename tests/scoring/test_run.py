@@ -129,7 +129,7 @@ def test_interrupted_and_continued_equals_uninterrupted(study, tiny_model, monke
     def stopping(self, batch):
         nonlocal calls
         calls += 1
-        if calls == 9:  # three calls are the probe's
+        if calls == 12:  # six calls are the probe's
             raise KeyboardInterrupt
         return original(self, batch)
 

@@ -50,6 +50,7 @@ def pools():
         "copies": np.repeat(rng.standard_normal((40, 5)), 6, axis=0)[rng.permutation(240)],
         "simplex": np.eye(150),
         "identical": np.ones((30, 3)),
+        "many": rng.standard_normal((2600, 2)),
     }
 
 

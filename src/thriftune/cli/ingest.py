@@ -74,7 +74,8 @@ def _summary(done: Imported) -> str:
         parts.append(f"{len(done.conflicts)} in conflict and left out")
     if done.skipped:
         parts.append(f"{len(done.skipped)} broken and left out")
-    return f"imported {done.new + done.replaced} answers: " + "; ".join(parts)
+    count = done.new + done.replaced
+    return f"imported {count} answer{'' if count == 1 else 's'}: " + "; ".join(parts)
 
 
 def _short(text: str) -> str:

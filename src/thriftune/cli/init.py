@@ -79,7 +79,7 @@ def _lines(summary: InitSummary) -> list[tuple[str, str]]:
             lines.append(("", f"... and {len(summary.sources) - _SHOWN:,} more sources, all in study.json"))
             break
         split = f" (split {source.record['split']})" if "split" in source.record else ""
-        rejected = f", {source.rejected:,} rows rejected" if source.rejected else ""
+        rejected = f", {_rows(source.rejected)} rejected" if source.rejected else ""
         lines.append(("" if number else "from", f"{source.name}{split}: {source.prompts:,} prompts{rejected}"))
         lines.append(("", f"understood as {source.understood}"))
     aside = f": {summary.prompts - summary.holdout:,} to choose from, {summary.holdout:,} held out"
@@ -105,13 +105,17 @@ def _lines(summary: InitSummary) -> list[tuple[str, str]]:
     where = (
         f", kept with their reasons in {summary.study.rejects_file}" if total else " (no empty prompt, no broken row)"
     )
-    lines.append(("rejected", f"{total:,} rows{where}"))
+    lines.append(("rejected", f"{_rows(total)}{where}"))
     for reason, count in summary.rejects.items():
         places = ", ".join(summary.examples[reason])
         lines.append(
             ("", f"{reason}: {count:,}, at {places}{', ...' if count > len(summary.examples[reason]) else ''}")
         )
     return lines
+
+
+def _rows(n: int) -> str:
+    return f"{n:,} row{'' if n == 1 else 's'}"
 
 
 def _reference(summary: InitSummary) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from thriftune import __version__, progress
-from thriftune.cli import demo, export, init, ingest, report, score, select, status, strategies
+from thriftune.cli import demo, export, ingest, init, report, score, select, status, strategies
 from thriftune.errors import ThriftuneError
 
 _STOPPED = 130

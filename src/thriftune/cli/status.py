@@ -40,7 +40,7 @@ def _done(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if pool["references"]:
         text += ", reference responses kept aside"
     if pool["rejected_rows"]:
-        text += f", {pool['rejected_rows']:,} rows rejected (see rejects.jsonl)"
+        text += f", {pool['rejected_rows']:,} rejected (see rejects.jsonl)"
     yield "pool", text
     if held["prompts"]:
         known = f"; {held['references']:,} have a reference response" if held["references"] else ""

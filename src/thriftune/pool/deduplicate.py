@@ -29,7 +29,7 @@ COMMON = 5  # a shingle of more distinct prompts than these is taken for a templ
 # Candidates compared with each prompt in one band. Prompts are ordered by further bands, so that the most similar are
 # neighbours (as in an LSH forest) and a bucket of thousands needs no comparison of all pairs.
 _WINDOW = 64
-_MOST_COUNTERS = 26  # log2; two bytes each
+_LEAST_COUNTERS, _MOST_COUNTERS = 22, 26  # log2; two bytes each
 
 
 def first_rows(*keys: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -91,7 +91,9 @@ class NearDuplicates:
         starts = (np.cumsum(sizes) - sizes)[rows]
         sizes = sizes[rows]
         shingles = np.asarray(np.memmap(self.file, np.uint32, "r"))
-        counters = np.zeros(1 << min(_MOST_COUNTERS, int(sizes.sum()).bit_length() + 1), np.uint16)
+        # Sixteen counters a shingle where memory allows: two shingles on one counter would pass for a commoner one.
+        log2 = min(max(_LEAST_COUNTERS, int(sizes.sum()).bit_length() + 4), _MOST_COUNTERS)
+        counters = np.zeros(1 << log2, np.uint16)
         _count(shingles, starts, sizes, counters)
         weights = _weigh(shingles, starts, sizes, counters)
         parents = np.arange(len(rows))
@@ -105,7 +107,7 @@ class NearDuplicates:
 
 @nb.njit(cache=True)
 def _count(shingles, starts, sizes, counters):  # type: ignore[no-untyped-def]
-    """Count the distinct prompts of each shingle; shingles that share a counter are rare and only lose weight."""
+    """Count the distinct prompts of each shingle (at most 65,535)."""
     mask = len(counters) - 1
     for i in range(len(starts)):
         for s in range(starts[i], starts[i] + sizes[i]):
@@ -148,7 +150,7 @@ def _alike(a, b, weight, counters):  # type: ignore[no-untyped-def]
             single_weight += _weight(b[j], counters)
             j += 1
         single += 1
-        if single > room or single_weight > room_by_weight:
+        if single > room:
             return False
     return True
 

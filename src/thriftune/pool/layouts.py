@@ -84,11 +84,14 @@ class Layout:
             raise Unusable("empty prompt", self._absent(values))
         used.append(column)
         turns, response = self._turns(values, column, used)
-        answer = _label(values.get(self.response.name), "response") if self.response.name else None
+        # A final assistant turn is the response, unless the user named a column.
+        if self.response.name and (response is None or self.response.wanted):
+            answer = _label(values.get(self.response.name), "response")
+            response = response if answer is None else answer
         draft = Draft(
             id=_label(values.get(self.id.name), "id") if self.id.name else None,
             turns=turns,
-            response=response if answer is None else answer,
+            response=response,
             task=_label(values.get(self.task.name), "task") if self.task.name else None,
             meta=_meta({k: v for k, v in values.items() if k not in used and v is not None}),
         )
@@ -148,6 +151,7 @@ class _Column:
     def __init__(
         self, wanted: str | None, names: tuple[str, ...], taken: list[str], accepts: Callable[[Any], bool]
     ) -> None:
+        self.wanted = wanted is not None
         self.name = wanted
         self.seen = wanted is None
         self.names = [] if wanted is not None else [n for n in names if n not in taken]

@@ -39,22 +39,22 @@ def workshop_in(path: Path) -> Iterator[Path]:
         if not made and not path.is_dir():
             raise StudyError(f"{path} is a file: give a directory for the study first, then --pool")
         path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / _LOCK, timeout=0)
-        try:
-            with lock:
+        with FileLock(path / _LOCK, timeout=0):
+            try:
                 _refuse_taken(path)
                 yield from _build_inside(path)
-        finally:
-            with contextlib.suppress(OSError):
-                (path / _LOCK).unlink()
-            if made:
-                # Fails, as it should, when the study is in it.
+            finally:
                 with contextlib.suppress(OSError):
-                    path.rmdir()
+                    (path / _LOCK).unlink()
     except Timeout:
         raise StudyError(f"another process is making {path} into a study: wait for it to end") from None
     except OSError as error:
         raise StudyError(f"{path}: {error.strerror or error}: the study could not be written") from None
+    finally:
+        if made:
+            # Fails, as it should, when the study is in it.
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 def _refuse_taken(path: Path) -> None:

@@ -50,7 +50,7 @@ class Chosen:
         return str(named) if named in SCORE_COLUMNS else None
 
 
-@dataclass(frozen=True, eq=False)  # identity is enough, and lets `space` remember
+@dataclass(frozen=True, eq=False)
 class Material:
     """A study as the report sees it; n prompts of the pool, held-out ones left out.
 
@@ -118,7 +118,10 @@ class Material:
         """(n, d) float32 embeddings as distances on the page see them, or None where the run has none."""
         return self.space(geometry.HIDDEN_STATES)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 (a Material lives as long as one report)
+    @functools.cached_property
+    def _spaces(self) -> dict[str, FloatArray]:
+        return {}
+
     def space(self, transform: geometry.Transform) -> FloatArray | None:
         """(n, d) float32 embeddings under ``transform``, or None where the run has none.
 
@@ -127,6 +130,8 @@ class Material:
         """
         if self.run is None or not len(self) or not (self.study.score_directory(self.run) / "embeddings.npy").exists():
             return None
+        if transform in self._spaces:
+            return self._spaces[transform]
         x = geometry.transform(self.study.embeddings(self.run), transform)
         bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
         if len(bad):
@@ -134,6 +139,7 @@ class Material:
                 f"the embedding of prompt {self.ids[bad[0]]!r} in score run {self.run!r} is not finite: "
                 f"score again with --dtype float32 under another --name"
             )
+        self._spaces[transform] = x
         return x
 
     def starts(self, rows: IntArray, length: int) -> list[str]:
@@ -197,10 +203,10 @@ def load(study: Study, run: str | None = None, selections: Sequence[str] | None 
 
 
 def _scored(study: Study, run: str, ids: ObjectArray) -> dict[str, Any]:
-    file = study.score_directory(run) / "scores.parquet"
-    wanted = ["id", "n_prompt_tokens", "truncated_prompt", "hit_limit"]
     import pyarrow.parquet as pq
 
+    file = study.score_directory(run) / "scores.parquet"
+    wanted = ["id", "n_prompt_tokens", "truncated_prompt", "hit_limit"]
     there = set(pq.read_schema(file).names)
     table = study.scores(run, [*wanted, *(c for c in SCORE_COLUMNS if c in there)])
     if table["id"].to_pylist() != ids.tolist():

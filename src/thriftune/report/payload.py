@@ -65,7 +65,7 @@ def payload(
         "length_unit": material.length_unit,
         "coverage": None if covered is None else _curves(covered),
         "tasks": shares[:LISTED_TASKS],
-        "first": next((i for i, s in enumerate(selections) if not s["strategy"].startswith("random")), 0),
+        "first": next((i for i, s in enumerate(selections) if "random" not in s["strategy"]), 0),
         "coloured": [s["task"] for s in shares[:_COLOURED_TASKS]],
     }
 

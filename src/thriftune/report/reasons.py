@@ -167,7 +167,7 @@ def _ordinal(rank: int) -> str:
 def _by_distance(material: Material, chosen: Chosen, positions: range) -> list[str]:
     x = space_of(material, chosen)
     texts = []
-    answered = np.flatnonzero(material.covered)
+    answered = np.setdiff1d(np.flatnonzero(material.annotated), chosen.rows)
     for p in positions:
         earlier = np.concatenate([answered, chosen.rows[:p]])
         if x is None or not len(earlier):

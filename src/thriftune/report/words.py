@@ -81,9 +81,10 @@ def _compared(material: Material, coverage: Coverage | None) -> str:
     else:
         text += "None covers the pool better than as many random picks do."
     if worse:
+        many = len(worse) > 1
         text += (
-            f" {_listed(worse)} {'cover' if worse[1:] else 'covers'} it worse than random picks, as strategies that seek "
-            f"out hard or far-off prompts often do; that alone is no verdict on {'them' if worse[1:] else 'it'}."
+            f" {_listed(worse)} {'cover' if many else 'covers'} it worse than random picks, as strategies that seek "
+            f"out hard or far-off prompts often do; that alone is no verdict on {'them' if many else 'it'}."
         )
     return text
 

@@ -71,7 +71,13 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
         renderer = _renderer(lm, config)
         plan, lengths = _plan(pool, renderer, config, directory, lm)
         if manifest is None:
-            manifest = {**wanted, "resolved": resolved, "prompts": pool.num_rows, "distinct": len(plan.rows), **provenance()}
+            manifest = {
+                **wanted,
+                "resolved": resolved,
+                "prompts": pool.num_rows,
+                "distinct": len(plan.rows),
+                **provenance(),
+            }
             write_json(manifest_file, manifest)
         _run(plan, lengths, pool, renderer, lm, config, directory, manifest, say)
         merge(directory, plan, pool["id"], pool["group"].to_numpy(), {k: v for k, v in manifest.items() if k != "run"})

@@ -22,6 +22,8 @@ from thriftune.selection.engine.width import Similarity
 from thriftune.types import BoolArray, FloatArray, IntArray
 
 _TILE = 1024
+import os
+EXP=int(os.environ.get('EXP','0'))
 _STATES = 8  # prefixes of the suggestion at which one pass computes everyone's gain
 _NOISE = 1e-5  # gains that a pass sums in single precision are good to this; closer ones are computed afresh
 
@@ -43,11 +45,23 @@ def early_picks(
     n = len(sim)
     rows = _Rows(sim, _capacity(n), run)
     sample = _Sample(sim, u, run)
-    guess = _guess(u, state, rows, sample, budget, edges)
-    gains, pairs = all_pairs(sim, u, guess.covers, _states(len(guess.picks)), guess.enough, run)
-    bounds = _Bounds(sim, u, state, gains[0] if 0 in gains else np.full(n, np.inf), run)
-    rows.forget()
+    guess = _Guess([], [], [], False)
+    gains: dict[int, FloatArray] = {}
+    pairs: Pairs | None = None
     agrees, step = True, 0
+
+    def suggest(correction: FloatArray | None) -> FloatArray:
+        """Suggest picks from here on and go over all pairs; everyone's gain at the present state."""
+        nonlocal guess, gains, pairs, agrees, step
+        pairs = None
+        guess = _guess(u, state, rows, sample, budget, edges, correction=correction)
+        gains, pairs = all_pairs(sim, u, guess.covers, _states(len(guess.picks)), guess.enough, run)
+        rows.forget()
+        agrees, step = True, 0
+        state.notes["passes"] = state.notes.get("passes", 0) + 1
+        return gains[0]
+
+    bounds = _Bounds(sim, u, state, sample, suggest, run)
     while True:
         if agrees and step in gains:
             bounds.renew(gains.pop(step))
@@ -62,12 +76,16 @@ def early_picks(
             if (late or missing.sum() <= n // 50) and sample.gains(state.cover)[1] * n * n <= edges:
                 break
         pick, gain, similarity = bounds.best(rows)
+        # The search for the best may have led to a new suggestion.
         agrees = agrees and step < len(guess.picks) and pick == guess.picks[step]
         if agrees:
             state.notes["guessed"] = step + 1
+        elif EXP: print("wrong at",step,"of",len(guess.picks))
         state.add(pick, gain, similarity)
         advance(1)
         step += 1
+        if EXP and not agrees and len(guess.picks)-step>=EXP and state.notes["passes"]<4:
+            bounds.renew(suggest(bounds.exact - sample.gains(bounds.base)[0]))
     state.notes.update(early_picks=len(state.rows), early_rows=rows.size, missing=int(missing.sum()))
     if pairs is None or missing.sum() > n // 3:
         pairs = all_pairs(sim, u, [state.cover], np.empty(0, np.int64), True, run)[1]
@@ -121,9 +139,17 @@ def _capacity(n: int) -> int:
 class _Bounds:
     """Upper bounds on everyone's gain: exact at some earlier state, and gains only shrink."""
 
-    def __init__(self, sim: Similarity, u: FloatArray, state: Greedy, upper: FloatArray, run: Run[Any]) -> None:
-        self.sim, self.u, self.state, self.run = sim, u, state, run
-        self.renew(upper)
+    def __init__(
+        self,
+        sim: Similarity,
+        u: FloatArray,
+        state: Greedy,
+        sample: _Sample,
+        suggest: Callable[[FloatArray | None], FloatArray],
+        run: Run[Any],
+    ) -> None:
+        self.sim, self.u, self.state, self.sample, self.suggest, self.run = sim, u, state, sample, suggest, run
+        self.renew(suggest(None))
 
     def renew(self, upper: FloatArray) -> None:
         """Take everyone's gain at the present state."""
@@ -145,7 +171,7 @@ class _Bounds:
             price = min(int((state.cover > self.base).sum()), n // 2)
             if self.spent + len(doubtful) > max(price, 64) and price > 0:
                 self._refresh()
-                continue
+                return self.best(rows)
             batch = doubtful[np.argsort(-self.upper[doubtful], kind="stable")[:128]]
             s, found = self._measure(batch)
             self.upper[batch] = found
@@ -170,7 +196,7 @@ class _Bounds:
         changed = np.flatnonzero(state.cover > self.base)
         state.notes["refreshes"] = state.notes.get("refreshes", 0) + 1
         if len(changed) >= n // 2:
-            self.renew(all_pairs(self.sim, self.u, [state.cover], np.zeros(1, np.int64), False, self.run)[0][0])
+            self.renew(self.suggest(self.exact - self.sample.gains(self.base)[0]))
             return
         before, after, w = self.base[changed], state.cover[changed], self.u[changed]
         exact = self.exact
@@ -316,7 +342,14 @@ class _Guess:
 
 
 def _guess(
-    u: FloatArray, state: Greedy, rows: _Rows, sample: _Sample, budget: int, edges: int, limit: int = 64
+    u: FloatArray,
+    state: Greedy,
+    rows: _Rows,
+    sample: _Sample,
+    budget: int,
+    edges: int,
+    limit: int = 64,
+    correction: FloatArray | None = None,
 ) -> _Guess:
     n = len(u)
     cover, taken = state.cover.copy(), state.taken.copy()
@@ -326,6 +359,8 @@ def _guess(
         guess.enough = share * n * n <= edges
         if guess.enough or len(state.rows) + len(guess.picks) >= budget or len(guess.picks) >= limit:
             return guess
+        if correction is not None:
+            estimate = estimate + correction
         estimate[taken] = -np.inf
         best_estimate = estimate.max()
         estimate[rows.known] = -np.inf
@@ -344,5 +379,5 @@ def _guess(
 def _states(count: int) -> IntArray:
     """Which of the prefixes 0 .. count - 1 a pass looks at: all if they are few, else the early ones."""
     if count <= _STATES:
-        return np.arange(count)
+        return np.arange(max(count, 1))
     return np.unique(np.geomspace(1, count, _STATES).astype(int) - 1)

@@ -17,13 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from thriftune.selection.engine.blocks import Run, workers
+from thriftune.selection.engine.neighbours import by_label, clusters
 from thriftune.selection.engine.width import distinct, nearest_to_mean, shifted
 from thriftune.types import FloatArray, IntArray
 
 Array = npt.NDArray[Any]
 _ZERO = np.float32(0)
-_CHUNK = 256
-_ROWS = 128  # of a batch per task
+_CHUNK = 1024  # centres at a time
+_ROWS = 512  # of a batch per task
+_SMALL = 2000  # rows below which clusters are not worth their making
 _BATCH = 4096  # largest batch
 
 
@@ -126,6 +128,7 @@ class _Traversal:
         self.rows, self.squared, self.done = np.empty(picks, np.int64), np.empty(picks), 0
         self.width = 64
         self.closed: float | None = None
+        self.labels: IntArray | None = None
 
     def prepare(self, run: Run[Any]) -> None:
         """Distances of all rows to the centres given."""
@@ -133,21 +136,52 @@ class _Traversal:
         run(lambda first: self._update(np.arange(first, min(first + 1024, n)), -1.0), range(0, n, 1024))
         self.bound[self.begin] = -1
 
+        count = round(1.2 * math.sqrt(n)) if n >= _SMALL else 1
+        if count > 1:
+            centres, self.labels = clusters(self.a, count, run)
+            self.members, self.member_bounds = by_label(self.labels, len(centres))
+
+    def _tell_cluster(self, run: Run[Any], first: int) -> None:
+        """Lower the bounds of rows in the same clusters as the centres ``first ..``: most rows need no more."""
+        if self.labels is None or first == self.count:
+            return
+        of_row = self.labels
+        labels = of_row[self.rows[first - len(self.begin) : self.done]]
+        order = np.argsort(labels, kind="stable")
+        cuts = np.flatnonzero(np.diff(labels[order])) + 1
+        groups = np.split(order + first, cuts[:: max(1, len(cuts) // 16)])
+
+        def tell(new: IntArray) -> None:
+            nearer_members(
+                self.a,
+                self.half,
+                self.members,
+                self.member_bounds,
+                of_row[self.rows[new - len(self.begin)]],
+                self.centres,
+                self.centre_half,
+                new,
+                self.bound,
+                self.nearest,
+            )
+
+        run(tell, groups)
+
     def _update(self, rows: IntArray, outside: float) -> None:
         """Bring rows up to date, except those that turn out nearer than ``outside`` on the way."""
         a, half = self.a[rows], self.half[rows]
         bound, nearest, seen = self.bound[rows], self.nearest[rows], self.seen[rows]
-        live = np.arange(len(rows))
         begin = int(seen.min())
-        while begin < self.count and len(live):
+        while begin < self.count and len(rows):
             end = min(begin + _CHUNK, self.count)
-            g = a[live] @ self.centres[begin:end].T
-            b, c = bound[live], nearest[live]
-            nearer(g, half[live], self.centre_half[begin:end], begin, b, c)
-            bound[live], nearest[live], seen[live] = b, c, np.maximum(seen[live], end)
-            live = live[b >= outside]
+            nearer(a @ self.centres[begin:end].T, half, self.centre_half[begin:end], begin, bound, nearest)
+            seen = np.maximum(seen, end)
+            near = bound < outside
+            if near.sum() > len(near) // 4 or end == self.count:
+                self.bound[rows], self.nearest[rows], self.seen[rows] = bound, nearest, seen
+                far = ~near
+                rows, a, half, bound, nearest, seen = rows[far], a[far], half[far], bound[far], nearest[far], seen[far]
             begin = end
-        self.bound[rows], self.nearest[rows], self.seen[rows] = bound, nearest, seen
 
     def _batch(self, run: Run[Any]) -> tuple[IntArray, float]:
         """Up-to-date rows, ascending, at least as far as the largest bound outside them; and that bound."""
@@ -199,6 +233,7 @@ class _Traversal:
         self.count += made
         self.bound[batch], self.nearest[batch], self.seen[batch] = bound, nearest, self.count
         self.done += made
+        self._tell_cluster(run, self.count - made)
         # A batch costs its square. Early on every pick moves everything, and a larger batch gives no more picks.
         if made == 0 or made > 0.15 * self.width:
             self.width = min(self.width * 3 // 2, _BATCH, len(self.a))
@@ -333,3 +368,33 @@ def farthest_in_batch(
         picks += 1
         count += 1
     return picks
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "contract", "reassoc"}, error_model="numpy")
+def nearer_members(
+    a: Array,
+    half: Array,
+    members: Array,
+    bounds: Array,
+    labels: Array,
+    centres: Array,
+    centre_half: Array,
+    new: Array,
+    squared: Array,
+    nearest: Array,
+) -> None:
+    """Lower the squared distances of the members of the clusters ``labels`` by their ``new`` centres."""
+    d = np.uint64(a.shape[1])
+    for p in range(len(new)):
+        c = new[p]
+        for m in range(bounds[labels[p]], bounds[labels[p] + 1]):
+            row = members[m]
+            if squared[row] < 0:
+                continue
+            product = _ZERO
+            for j in range(d):
+                product += a[row, j] * centres[c, j]
+            s = max(np.float32(2) * (half[row] + centre_half[c] - product), _ZERO)
+            if s < squared[row]:
+                squared[row] = s
+                nearest[row] = c

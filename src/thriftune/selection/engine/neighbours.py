@@ -13,7 +13,7 @@ import numpy.typing as npt
 from thriftune.selection.engine.blocks import Run
 from thriftune.selection.engine.tiles import to_similarity as scale_to_similarity
 from thriftune.selection.engine.width import Similarity
-from thriftune.types import FloatArray, IntArray
+from thriftune.types import BoolArray, FloatArray, IntArray
 
 Array = npt.NDArray[Any]
 _TILE = 1024
@@ -34,7 +34,9 @@ def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) ->
         (n, degree) int32 rows, -1 where fewer were found, and (n, degree) float32 similarities; in no order.
     """
     n = len(sim)
-    order, bounds, near = _clusters(sim, probes, run)
+    centres, labels = clusters(sim.a, max(1, round(n / _CLUSTER)), run)
+    order, bounds = by_label(labels, len(centres))
+    near = _near_clusters(centres, np.diff(bounds) > 0, probes, run)
     a = np.ascontiguousarray(sim.a[order])
     # Under cosine all rows count as unit vectors: minus half the squared distance is then the product less 1.
     half = np.full(n, 0.5, np.float32) if sim.gamma is None else sim.half[order]
@@ -86,35 +88,40 @@ def _slices(begin: int, end: int) -> list[slice]:
     return [slice(b, min(b + _TILE, end)) for b in range(int(begin), int(end), _TILE)]
 
 
-def _clusters(sim: Similarity, probes: int, run: Run[Any]) -> tuple[IntArray, IntArray, IntArray]:
-    """k-means on a sample: rows ordered by cluster, cluster bounds in that order, (clusters, probes) nearest ones."""
-    n = len(sim)
+def clusters(a: FloatArray, count: int, run: Run[Any]) -> tuple[FloatArray, IntArray]:
+    """k-means on a sample: (count, d) float32 centres, and each row's nearest centre."""
     rng = np.random.default_rng(0)
-    count = max(1, round(n / _CLUSTER))
-    sample = sim.a[np.sort(rng.choice(n, min(n, count * 32), replace=False))]
+    sample = a[np.sort(rng.choice(len(a), min(len(a), count * 32), replace=False))]
     centres = sample[np.sort(rng.choice(len(sample), min(count, len(sample)), replace=False))].copy()
     for _ in range(3):
         labels = _nearest(sample, centres, run)
-        order = np.argsort(labels, kind="stable")
-        bounds = np.searchsorted(labels[order], np.arange(len(centres) + 1))
+        order, bounds = by_label(labels, len(centres))
         used = np.flatnonzero(np.diff(bounds))
-        sums = np.add.reduceat(sample[order], bounds[used], axis=0)
-        centres[used] = sums / np.diff(bounds)[used, None]
-    labels = _nearest(sim.a, centres, run)
+        centres[used] = np.add.reduceat(sample[order], bounds[used], axis=0) / np.diff(bounds)[used, None]
+    return centres, _nearest(a, centres, run)
+
+
+def by_label(labels: IntArray, count: int) -> tuple[IntArray, IntArray]:
+    """Rows ordered by label, and where each label's rows begin (count + 1,)."""
     order = np.argsort(labels, kind="stable")
-    bounds = np.searchsorted(labels[order], np.arange(len(centres) + 1))
+    return order, np.searchsorted(labels[order], np.arange(count + 1))
+
+
+def _near_clusters(centres: FloatArray, used: BoolArray, probes: int, run: Run[Any]) -> IntArray:
+    """(clusters, probes) the clusters nearest each, itself among them."""
     squared = np.einsum("ij,ij->i", centres, centres)
     near = np.empty((len(centres), min(probes, len(centres))), np.int64)
 
     def probe(first: int) -> None:
         part = slice(first, first + _TILE)
         distance = squared - 2 * (centres[part] @ centres.T)
-        distance[:, np.diff(bounds) == 0] = np.inf
+        distance[:, ~used] = np.inf
+        own = np.arange(first, min(first + _TILE, len(centres)))
+        distance[own - first, own] = -np.inf
         near[part] = np.argpartition(distance, near.shape[1] - 1, axis=1)[:, : near.shape[1]]
 
     run(probe, range(0, len(centres), _TILE))
-    near[:, -1] = np.where((near == np.arange(len(near))[:, None]).any(axis=1), near[:, -1], np.arange(len(near)))
-    return order, bounds, near
+    return near
 
 
 def _nearest(a: FloatArray, centres: FloatArray, run: Run[Any]) -> IntArray:
