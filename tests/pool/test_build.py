@@ -126,6 +126,12 @@ def test_holdout_takes_whole_near_duplicate_groups(tmp_path: Path) -> None:
     assert len(summary.study.selection("holdout")[0]) == 30
 
 
+def test_a_system_prompt_that_all_share_makes_no_near_duplicates(tmp_path: Path) -> None:
+    system = {"role": "system", "content": " ".join(f"rule{i}" for i in range(200))}
+    rows = [{"messages": [system, {"role": "user", "content": q}]} for q in ("Why?", "How?", "how ?")]
+    assert make(tmp_path, rows).study.pool(["near_group"])["near_group"].to_pylist() == [0, 1, 1]
+
+
 def test_holdout_must_leave_a_pool(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holdout=10 would leave nothing of a pool of 10 prompts"):
         make(tmp_path, questions(10), holdout=10)
@@ -292,6 +298,23 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert make(tmp_path, [{"prompt": "a"}]).prompts == 1
 
 
+def test_the_mark_of_a_study_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, there = Path.rename, []
+
+    def stopped(self: Path, target: Path) -> Path:
+        if self.name == "study.json" and ".init-" in self.parent.name:
+            there.extend(sorted(p.name for p in target.parent.glob("[!.]*")))
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path, [{"prompt": "a", "response": "b"}, {}])
+    assert there == ["pool.parquet", "references.parquet", "rejects.jsonl"]
+    assert not (tmp_path / "study").exists()
+
+
 def test_killed_and_run_again(tmp_path: Path) -> None:
     rows = questions(30_000)
     whole = make(tmp_path, rows, "whole", holdout=100).study
@@ -299,7 +322,7 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     command += "init(sys.argv[1], [sys.argv[2]], InitConfig(holdout=100))"
     study, source = tmp_path / "study", tmp_path / "whole.jsonl"
     process = subprocess.Popen([sys.executable, "-c", command, study, source])
-    while not list(study.glob(".init-*/shingles.bin")):
+    while not list(study.glob(".init-*/staging.parquet")):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -108,10 +108,10 @@ def test_random_orders_draw_each_text_once_before_any_twice() -> None:
 
 def test_random_orders_leave_out_texts_that_are_answered() -> None:
     x = np.arange(4, dtype=np.float32)[:, None]
-    covered = np.array([True, False, False, False])
+    covered = np.array([False, True, False, False])
     found = coverage(x, {"s": np.array([2])}, covered, np.array([0, 0, 2, 3]))
     assert found is not None
-    assert found.eligible == 2  # row 1 repeats the answered row 0
+    assert found.eligible == 2  # row 0 has the text of row 1, which is answered
 
 
 def test_a_random_selection_is_within_random_and_a_clumped_one_is_not() -> None:

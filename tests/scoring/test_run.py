@@ -213,7 +213,9 @@ def test_two_at_once_are_refused(study, tiny_model):
 # Imports once, then forks a process for every run asked for, so that a kill costs no start-up.
 FORKING = """
 import os, sys
-import torch, transformers
+import filelock, pyarrow.parquet, rich.console, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+import thriftune.scoring.run
 from thriftune.scoring import plan
 from thriftune.cli.main import main
 plan._PART_TOKENS = 150

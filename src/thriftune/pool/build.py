@@ -23,8 +23,6 @@ from thriftune.progress import progress
 from thriftune.study import HOLDOUT, Study
 from thriftune.types import Annotation, BoolArray, IntArray
 
-_ROW_GROUP = 8192
-
 
 @dataclass(frozen=True)
 class InitSummary:
@@ -178,8 +176,8 @@ def _write_pool(
         progress("writing the pool", len(group)) as advance,
     ):
         done = 0
-        for batch in file.iter_batches(_ROW_GROUP):
-            table = pa.Table.from_batches([batch])
+        for number in range(file.num_row_groups):
+            table = file.read_row_group(number)
             span = slice(done, done + table.num_rows)
             starts, counted = prompts[span, 0].tolist(), numbers[span].tolist()
             given = table["id"].to_pylist()
@@ -205,8 +203,8 @@ def _place_responses(workshop: Path, config: InitConfig, responses: int) -> None
         with pq.ParquetFile(file) as stored:
             answers = (
                 Annotation(row["id"], row["response"], source="imported", status="final")
-                for batch in stored.iter_batches(_ROW_GROUP)
-                for row in batch.to_pylist()
+                for number in range(stored.num_row_groups)
+                for row in stored.read_row_group(number).to_pylist()
             )
             AnnotationStore(workshop / "annotations.sqlite").add(answers)
     if config.response_as == "annotated" or not responses:

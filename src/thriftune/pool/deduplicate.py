@@ -150,7 +150,7 @@ def _alike(a, b, weight, counters):  # type: ignore[no-untyped-def]
             single_weight += _weight(b[j], counters)
             j += 1
         single += 1
-        if single > room:
+        if single > room or single_weight > room_by_weight:
             return False
     return True
 

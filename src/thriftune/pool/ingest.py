@@ -19,7 +19,8 @@ from thriftune.pool.read import Source, read_source
 from thriftune.pool.rows import Reject, Row
 from thriftune.pool.turns import Unusable, readable
 
-_BATCH_ROWS = 2048
+# What is held at once, and a row group of the files written.
+_BATCH_ROWS = 8192
 _BATCH_CHARACTERS = 8 << 20
 _HOPELESS = 1000  # rejects at the start after which a source is given up
 _EXAMPLES = 3  # places named for each reason of rejection

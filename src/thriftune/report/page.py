@@ -87,6 +87,7 @@ def render(material: Material) -> str:
     )
     environment.filters["percent"] = percent
     environment.filters["coded"] = _coded
+    environment.filters["breakable"] = _breakable
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     scripts = [(_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS]
     return environment.get_template("page.html").render(
@@ -125,6 +126,11 @@ def render(material: Material) -> str:
 def _coded(text: str) -> Markup:
     """A sentence as HTML in which options, and what stands between backticks, are code."""
     return Markup(_CODE.sub(lambda m: f"<code>{m[1] or m[2]}</code>", str(escape(text))))
+
+
+def _breakable(name: str) -> Markup:
+    """A name that a narrow column may break after an underscore."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def _policy(style: str, scripts: Sequence[str]) -> str:

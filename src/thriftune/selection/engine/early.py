@@ -292,7 +292,7 @@ class _Rows:
 class _Sample:
     """Estimates of every candidate's gain from a sample of the rows to be covered, weighted by strata."""
 
-    def __init__(self, sim: Similarity, u: FloatArray, run: Run[Any], size: int = 1024, strata: int = 256) -> None:
+    def __init__(self, sim: Similarity, u: FloatArray, run: Run[Any], size: int = int(os.environ.get("SS","1024")), strata: int = int(os.environ.get("ST","256"))) -> None:
         n = len(sim)
         self.run, self.n = run, n
         self.rows = np.random.default_rng(0).choice(n, min(n, size), replace=False)
@@ -364,9 +364,9 @@ def _guess(
         estimate[taken] = -np.inf
         best_estimate = estimate.max()
         estimate[rows.known] = -np.inf
-        width = min(n - 1, 64)
+        width = min(n - 1, int(os.environ.get("W","64")))
         top = np.argpartition(-estimate, width)[:width] if n > 1 else np.arange(1)
-        rows.fetch(np.sort(top[estimate[top] > best_estimate * 0.8]))
+        rows.fetch(np.sort(top[estimate[top] > best_estimate * float(os.environ.get("TH","0.8"))]))
         position, gain = rows.best(u, cover, taken, len(guess.picks))
         pick = int(rows.ids[position])
         guess.picks.append(pick)

