@@ -200,6 +200,8 @@ def load(
     """
     transformers = require("transformers", command="thriftune score", install=_INSTALL)
     torch = require("torch", command="thriftune score", install=_INSTALL)
+    from safetensors import SafetensorError
+
     tokenizer = load_tokenizer(spec, revision=revision, trust_remote_code=trust_remote_code)
     place = locate(spec)
     device = choose_device(device)
@@ -212,7 +214,7 @@ def load(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(spec, error)) from error
     try:
         model = model.to(device).eval()

@@ -64,7 +64,7 @@ def test_a_model_that_wants_to_run_its_own_code(tiny_model, tmp_path):
 
 
 def test_no_network_is_said_plainly(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="nobody/nothing"):
         model.load("nobody/nothing", device="cpu")
 

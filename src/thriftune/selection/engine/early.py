@@ -22,8 +22,6 @@ from thriftune.selection.engine.width import Similarity
 from thriftune.types import BoolArray, FloatArray, IntArray
 
 _TILE = 1024
-import os
-EXP=int(os.environ.get('EXP','0'))
 _STATES = 8  # prefixes of the suggestion at which one pass computes everyone's gain
 _NOISE = 1e-5  # gains that a pass sums in single precision are good to this; closer ones are computed afresh
 
@@ -80,12 +78,9 @@ def early_picks(
         agrees = agrees and step < len(guess.picks) and pick == guess.picks[step]
         if agrees:
             state.notes["guessed"] = step + 1
-        elif EXP: print("wrong at",step,"of",len(guess.picks))
         state.add(pick, gain, similarity)
         advance(1)
         step += 1
-        if EXP and not agrees and len(guess.picks)-step>=EXP and state.notes["passes"]<4:
-            bounds.renew(suggest(bounds.exact - sample.gains(bounds.base)[0]))
     state.notes.update(early_picks=len(state.rows), early_rows=rows.size, missing=int(missing.sum()))
     if pairs is None or missing.sum() > n // 3:
         pairs = all_pairs(sim, u, [state.cover], np.empty(0, np.int64), True, run)[1]
@@ -292,12 +287,13 @@ class _Rows:
 class _Sample:
     """Estimates of every candidate's gain from a sample of the rows to be covered, weighted by strata."""
 
-    def __init__(self, sim: Similarity, u: FloatArray, run: Run[Any], size: int = int(os.environ.get("SS","1024")), strata: int = int(os.environ.get("ST","256"))) -> None:
+    def __init__(self, sim: Similarity, u: FloatArray, run: Run[Any], size: int = 2048, strata: int = 1024) -> None:
         n = len(sim)
         self.run, self.n = run, n
+        size = max(64, min(n // 4, size, (1 << 29) // n))  # 2 GiB at most
         self.rows = np.random.default_rng(0).choice(n, min(n, size), replace=False)
         # Any sample's first rows are a sample too: they are the centres of the strata.
-        centres = min(strata, len(self.rows))
+        centres = max(1, min(strata, len(self.rows) // 2))
         self.blocks: dict[int, FloatArray] = {}
         stratum = np.empty(n, np.int64)
 
@@ -364,9 +360,9 @@ def _guess(
         estimate[taken] = -np.inf
         best_estimate = estimate.max()
         estimate[rows.known] = -np.inf
-        width = min(n - 1, int(os.environ.get("W","64")))
+        width = min(n - 1, 64)
         top = np.argpartition(-estimate, width)[:width] if n > 1 else np.arange(1)
-        rows.fetch(np.sort(top[estimate[top] > best_estimate * float(os.environ.get("TH","0.8"))]))
+        rows.fetch(np.sort(top[estimate[top] > best_estimate * 0.8]))
         position, gain = rows.best(u, cover, taken, len(guess.picks))
         pick = int(rows.ids[position])
         guess.picks.append(pick)
