@@ -142,10 +142,10 @@ def _submodlib(x: np.ndarray, k: int, gamma: float) -> tuple[np.ndarray, dict[st
     return np.array([row for row, _ in picks]), {}
 
 
-def _quickfps(x: np.ndarray, k: int, gamma: float) -> tuple[np.ndarray, dict[str, Any]]:
+def _fpsample(x: np.ndarray, k: int, gamma: float) -> tuple[np.ndarray, dict[str, Any]]:
     import fpsample
 
-    return fpsample.bucket_fps_kdline_sampling(x, k, h=5, start_idx=0).astype(np.int64), {}
+    return fpsample.fps_sampling(x, k, start_idx=0).astype(np.int64), {}
 
 
 CONTENDERS: dict[str, tuple[str, str, Callable[..., tuple[np.ndarray, dict[str, Any]]]]] = {
@@ -154,7 +154,7 @@ CONTENDERS: dict[str, tuple[str, str, Callable[..., tuple[np.ndarray, dict[str, 
     "apricot": ("facility", "apricot-select", _apricot),
     "submodlib": ("facility", "submodlib-py", _submodlib),
     "k_center": ("centre", "thriftune", _k_center),
-    "quickfps": ("centre", "fpsample", _quickfps),
+    "fpsample": ("centre", "fpsample", _fpsample),
 }
 
 

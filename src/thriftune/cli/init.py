@@ -16,7 +16,7 @@ _SHOWN = 8  # sources and tasks listed by name
 def command(
     study: Annotated[Path, typer.Argument(help="Directory to make; must not exist or be empty.")],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[MORE]...", help="Further files, so that --pool *.jsonl works.")
+        list[str] | None, typer.Argument(metavar="MORE", help="Further files, so that --pool *.jsonl works.")
     ] = None,
     pool: Annotated[
         list[str] | None,
@@ -80,7 +80,12 @@ def _lines(summary: InitSummary) -> list[tuple[str, str]]:
             break
         split = f" (split {source.record['split']})" if "split" in source.record else ""
         rejected = f", {_rows(source.rejected)} rejected" if source.rejected else ""
-        lines.append(("" if number else "from", f"{source.name}{split}: {source.prompts:,} prompts{rejected}"))
+        lines.append(
+            (
+                "" if number else "from",
+                f"{source.name}{split}: {source.prompts:,} prompt{'' if source.prompts == 1 else 's'}{rejected}",
+            )
+        )
         lines.append(("", f"understood as {source.understood}"))
     aside = f": {summary.prompts - summary.holdout:,} to choose from, {summary.holdout:,} held out"
     lines.append(("prompts", f"{summary.prompts:,}{aside if summary.config.holdout else ''}"))

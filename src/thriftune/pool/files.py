@@ -14,7 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from thriftune.errors import PoolError
 from thriftune.pool.csv_rows import read_csv
@@ -31,7 +31,7 @@ FORMATS = {
     ".pq": "parquet",
 }
 _COMPRESSED = (".gz", ".zst", ".zstd")
-_CHUNK = 1 << 18
+_CHUNK, _SMALL_CHUNK = 1 << 18, 1 << 14
 
 
 def format_of(path: Path) -> str | None:
@@ -112,9 +112,10 @@ def _opened(path: Path, meter: Meter) -> Iterator[io.BufferedReader[Any]]:
     with path.open("rb") as handle:
         raw = io.BufferedReader(_Metered(handle, meter), _CHUNK)
         if compression == "gzip":
-            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), _CHUNK)
+            # Not buffered again: of a truncated file the buffer being filled is lost, and with it its lines.
+            yield cast(Any, gzip.GzipFile(fileobj=cast(Any, raw)))
         elif compression == "zstd":
-            yield io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), _CHUNK)
+            yield io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), _SMALL_CHUNK)
         else:
             yield raw
 
@@ -130,8 +131,8 @@ def _parquet(path: Path, meter: Meter) -> Iterator[Row | Reject]:
             source = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(stream, source)
             source.seek(0)
-        # A buffer: without it a whole column of a row group is held at once.
-        file = stack.enter_context(pq.ParquetFile(source, buffer_size=_CHUNK))
+        # Both settings: otherwise whole columns of a row group are held, and pandas writes a million rows to a group.
+        file = stack.enter_context(pq.ParquetFile(source, pre_buffer=False, buffer_size=_CHUNK))
         line = 0
         for batch in file.iter_batches(batch_size=1024):
             for item in _rows(batch):

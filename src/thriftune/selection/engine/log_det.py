@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thriftune.selection.engine.lookahead import Lead
+from thriftune.selection.engine.lookahead import Lead, next_width
 from thriftune.types import FloatArray, IntArray
 
-_BATCH = 64
+_BATCH = 512  # candidates brought up to date together, at most
 _REFRESH = 512  # picks after which the inverse is computed afresh
 _BLOCK = 4096
 
@@ -77,10 +77,10 @@ def log_det(
     bound[chosen] = -np.inf
     rows: list[int] = []
     gains: list[float] = []
-    refreshed = 0
+    refreshed, width = 0, 32
     try:
         while len(rows) < budget:
-            lead = Lead(bound, _BATCH)
+            lead = Lead(bound, width)
             some = x[lead.rows].astype(np.float64)
             spread = some @ inverse
             inner = spread @ some.T  # x' M^-1 y within the batch
@@ -99,6 +99,7 @@ def log_det(
                 now[taken] = -np.inf
                 advance(1)
             bound[lead.rows] = now
+            width = next_width(width, len(taken), _BATCH)
             if taken:
                 new, half = some[taken], spread[taken]
                 total += new.T @ new

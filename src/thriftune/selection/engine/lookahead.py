@@ -19,6 +19,7 @@ from thriftune.types import BoolArray, FloatArray, IntArray
 Array = npt.NDArray[Any]
 _COLUMNS = 8192
 _CELLS = 2**22  # of a block: 16 MiB of float32
+FEWEST = 8  # candidates of a batch
 
 
 class Objective(Protocol):
@@ -65,15 +66,22 @@ class Lead:
         return gain > -np.inf and (float(gain), -int(row)) >= self._outside
 
 
-def batch_width(n: int) -> int:
-    """How many candidates to bring up to date together; a function of the pool alone, so that prefixes agree."""
+def most_together(n: int) -> int:
+    """How many of n candidates to bring up to date together at most, by memory."""
     return int(np.clip(_CELLS // max(n, 1), 8, 256))
+
+
+def next_width(width: int, made: int, most: int) -> int:
+    """How many candidates to take next time, given how many picks a batch of ``width`` gave."""
+    if made == 0:
+        return min(2 * width, most)
+    return max(width // 2, FEWEST) if made < width // 3 else width
 
 
 def first_gains(objective: Objective, free: BoolArray) -> FloatArray:
     """(n,) float64 gains of all candidates before any pick, -inf for rows that are not ``free``."""
     bound = np.full(len(free), -np.inf)
-    rows, width = np.flatnonzero(free), batch_width(len(free))
+    rows, width = np.flatnonzero(free), most_together(len(free))
     for begin in range(0, len(rows), width):
         some = rows[begin : begin + width]
         bound[some] = objective.gains(objective.block(some), some)
@@ -102,7 +110,8 @@ def pick_by_batches(
     """
     rows: list[int] = []
     gained: list[float] = []
-    width = batch_width(len(bound))
+    most = most_together(len(bound))
+    width = min(32, most)
     try:
         while len(rows) < budget:
             lead = Lead(bound, width)
@@ -111,6 +120,7 @@ def pick_by_batches(
             block = objective.block(lead.rows)
             gains = np.asarray(objective.gains(block, lead.rows), np.float64)
             fresh = np.ones(len(gains), bool)
+            before = len(rows)
             while len(rows) < budget:
                 best = int(gains.argmax())
                 row = int(lead.rows[best])
@@ -129,6 +139,7 @@ def pick_by_batches(
                 fresh[:] = False
                 advance(1)
             bound[lead.rows] = gains
+            width = next_width(width, len(rows) - before, most)
     except KeyboardInterrupt:
         return rows, gained[: len(rows)], True
     return rows, gained, False

@@ -7,6 +7,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from thriftune.geometry import transform
 from thriftune.progress import progress
 from thriftune.selection.registry import strategy
 from thriftune.selection.scalar import ranks
@@ -37,9 +38,7 @@ def dpp(
     from thriftune.selection.engine.log_det import log_det
 
     assert candidates.embeddings is not None
-    x = candidates.embeddings.astype(np.float32)
-    lengths = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
-    x = x / np.where(lengths > 0, lengths, 1)[:, None].astype(np.float32)
+    x = transform(candidates.embeddings, "l2")
     merit = trade_off * ranks(candidates.scores[score]) / len(x)
     chosen = np.flatnonzero(candidates.annotated)
     # det(X X' + noise I) over k picks is noise^(k - d) det(X' X + noise I): the update is d x d whatever k is.

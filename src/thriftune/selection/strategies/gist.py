@@ -59,16 +59,14 @@ def gist(
             least = points.least_distance(rows) / widest if widest > 0 else 0.0
             return float(utility[rows].mean()) + trade_off * (least if np.isfinite(least) else 0.0)
 
-        best = order[:budget]
+        best: IntArray = order[:budget]
         most = value(best)
         if widest > 0 and trade_off > 0 and len(order) > budget:
             steps = int(np.ceil(np.log(2 / step) / np.log(1 + step)))
-            sets = (
-                (t, points.keep_apart(order, budget, t)) for t in widest * 2 * (1 + step) ** -np.arange(steps + 1.0)
-            )
-            for distance, rows in [(widest, spread.rows), *sets]:
+            for distance in [None, *(2 * widest * (1 + step) ** -np.arange(steps + 1.0))]:
+                rows = spread.rows if distance is None else points.keep_apart(order, budget, distance)
                 if len(rows) == budget and value(rows) > most:
-                    best, most, apart = rows, value(rows), float(distance)
+                    best, most = rows, value(rows)
         advance(1)
     best = best[np.lexsort((best, -utility[best]))]
     return Picks(best, utility[best], notes={"value": most})

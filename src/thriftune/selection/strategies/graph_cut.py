@@ -69,14 +69,15 @@ def _greedy(
     Returns:
         Rows, gains, and whether Ctrl-C ended it.
     """
-    from thriftune.selection.engine.lookahead import Lead, batch_width
+    from thriftune.selection.engine.lookahead import Lead, most_together, next_width
 
     gain[chosen] = -np.inf
     picked = np.concatenate([chosen, np.empty(budget, np.int64)])
     count = len(chosen)
     seen = np.zeros(len(sim), np.int64)  # how many of ``picked`` each gain accounts for
     gains: list[float] = []
-    width = batch_width(len(sim))
+    most = most_together(len(sim))
+    width = min(32, most)
     try:
         while count < len(picked):
             lead = Lead(gain, width)
@@ -85,8 +86,8 @@ def _greedy(
                 others = np.arange(begin, min(begin + _CHUNK, count))
                 alike = sim.block(rows, picked[others]).astype(np.float64)
                 gain[rows] -= 2 * np.where(others >= seen[rows, None], alike, 0).sum(axis=1)
-            seen[rows] = count
-            now, alike = gain[rows], sim.block(rows, rows)
+            seen[rows] = before = count
+            now, near = gain[rows], sim.block(rows, rows)
             while count < len(picked):
                 best = int(now.argmax())
                 if not lead.holds(now[best], rows[best]):
@@ -94,10 +95,11 @@ def _greedy(
                 picked[count] = rows[best]
                 gains.append(float(now[best]))
                 count += 1
-                now -= 2.0 * alike[best]
+                now -= 2.0 * near[best]
                 now[best] = -np.inf
                 advance(1)
             gain[rows], seen[rows] = now, count
+            width = next_width(width, count - before, most)
     except KeyboardInterrupt:
         return picked[len(chosen) : len(chosen) + len(gains)], np.array(gains), True
     return picked[len(chosen) :], np.array(gains), False

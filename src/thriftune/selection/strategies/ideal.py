@@ -36,7 +36,7 @@ def ideal(
     rest follow in the order of their neighbours' cosines, most alike first.
     """
     from thriftune.selection.engine.blocks import workers
-    from thriftune.selection.engine.cascade import spread
+    from thriftune.selection.engine.graphs import spread
     from thriftune.selection.engine.nearest import nearest
 
     assert candidates.embeddings is not None

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from thriftune.progress import Advance, progress
 from thriftune.selection.registry import strategy
-from thriftune.types import Candidates, FloatArray, Picks
+from thriftune.types import BoolArray, Candidates, FloatArray, Picks
 
 Ridge = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _REFRESH = 128
@@ -68,7 +68,7 @@ def v_optimal(candidates: Candidates, budget: int, rng: np.random.Generator, *, 
 
 
 def _least_variance(
-    x: FloatArray, budget: int, prior: float, annotated: FloatArray, advance: Advance
+    x: FloatArray, budget: int, prior: float, annotated: BoolArray, advance: Advance
 ) -> tuple[list[int], list[float], bool]:
     """Greedy: adding x lowers tr(M^-1 S) by x' M^-1 S M^-1 x / (1 + x' M^-1 x), S being the sum of x x' of the pool."""
     from thriftune.selection.engine.log_det import information, quadratic

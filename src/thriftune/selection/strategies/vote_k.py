@@ -41,10 +41,11 @@ def vote_k(
         with workers() as run:
             graph, _ = nearest(candidates.embeddings, min(neighbours, n - 1), run)
         booth = _Booth(graph)
-        for row in np.flatnonzero(candidates.annotated):
-            booth.serve(int(row))
+        for answered in np.flatnonzero(candidates.annotated):
+            booth.serve(int(answered))
         # Votes only lose worth, so an old count is an upper bound: the best one is counted again until it stays best.
-        heap = [(-booth.votes(row), row, 0) for row in np.flatnonzero(~candidates.annotated).tolist()]
+        free: list[int] = np.flatnonzero(~candidates.annotated).tolist()
+        heap = [(-booth.votes(row), row, 0) for row in free]
         heapq.heapify(heap)
         rows: list[int] = []
         gains: list[float] = []
@@ -72,6 +73,9 @@ class _Booth:
     """
 
     def __init__(self, graph: IntArray) -> None:
+        from thriftune.selection.engine.graphs import votes_for
+
+        self.count = votes_for
         n = len(graph)
         found = graph >= 0
         voter = np.repeat(np.arange(n), found.sum(axis=1))
@@ -82,10 +86,7 @@ class _Booth:
 
     def votes(self, row: int) -> float:
         """Worth of all votes for ``row``."""
-        voters = self.voters[self.ends[row] : self.ends[row + 1]]
-        often = np.bincount(self.served[voters[self.votes_still[voters]]])
-        # By how often they were served, so that equal votes are equal whatever the order of the voters.
-        return float(sum(int(count) * 10.0**-times for times, count in enumerate(often) if count))
+        return float(self.count(row, self.ends, self.voters, self.served, self.votes_still))
 
     def serve(self, row: int) -> None:
         """Take ``row``: it votes no more, and those that voted for it count a tenth."""

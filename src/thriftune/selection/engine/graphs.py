@@ -1,7 +1,8 @@
-"""Lazy greedy for reach in directed graphs: how many rows can be got to from what is picked."""
+"""Counting in directed graphs: what can be got to from a row, and what the votes for a row are worth."""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from typing import Any
 
@@ -37,22 +38,20 @@ def spread(
         Rows in pick order, the lowest on ties; how many (row, graph) pairs each newly reached; whether Ctrl-C ended
         it. Fewer than ``budget`` when nothing is left to be reached.
     """
-    import heapq
-
     reached = np.zeros(worlds * n, bool)
     mark = np.full(worlds * n, -1, np.int64)  # the visit that last saw each pair
     stack = np.empty(n, np.int32)
-    for row in np.flatnonzero(annotated):
-        visit(row, start, target, n, worlds, reached, mark, stack, 0, True)
+    for begun in np.flatnonzero(annotated):
+        visit(begun, start, target, n, worlds, reached, mark, stack, 0, True)
     mark[:] = -1
     visits = 0
     heap: list[tuple[int, int, int]] = []
     rows: list[int] = []
     gains: list[int] = []
     try:
-        for row in np.flatnonzero(~annotated):
+        for one in np.flatnonzero(~annotated).tolist():
             visits += 1
-            heap.append((-int(visit(row, start, target, n, worlds, reached, mark, stack, visits, False)), int(row), 0))
+            heap.append((-int(visit(one, start, target, n, worlds, reached, mark, stack, visits, False)), one, 0))
         heapq.heapify(heap)
         while heap and len(rows) < budget:
             gain, row, fresh = heap[0]
@@ -111,4 +110,25 @@ def visit(
                     mark[successor] = number
                     stack[size] = target[p]
                     size += 1
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def votes_for(row: int, ends: Array, voters: Array, served: Array, votes_still: Array) -> float:
+    """Worth of the votes for ``row``: 10^-times for a voter that was served so often.
+
+    Voters are counted by how often they were served, so that equal votes are equal whatever the order of the voters.
+    """
+    often = np.zeros(24, np.int64)
+    total = 0.0
+    for p in range(ends[row], ends[row + 1]):
+        voter = voters[p]
+        if votes_still[voter]:
+            times = served[voter]
+            if times < 24:
+                often[times] += 1
+            else:
+                total += 10.0**-times
+    for times in range(23, -1, -1):
+        total += often[times] * 10.0**-times
     return total
