@@ -125,13 +125,13 @@ def test_the_table_is_measured(finished: tuple[Any, list[str]]) -> None:
         assert line.entropy == pytest.approx(candidates.scores["mean_entropy"][rows].mean(), rel=1e-5)
         nearest[record["strategy"]] = pairs[:, rows].min(axis=1).mean()
     # One unknown, the distance under random picks, explains all lines; and it is what random picks give.
-    implied = [nearest[name] / (1 - line.closer) for name, line in by_line.items()]
+    implied = [nearest[name] / (1 + line.change) for name, line in by_line.items()]
     np.testing.assert_allclose(implied, implied[0], rtol=1e-3)
     rng = np.random.default_rng(99)
     draws = [pairs[:, rng.choice(72, 7, replace=False)].min(axis=1).mean() for _ in range(200)]
     assert implied[0] == pytest.approx(np.mean(draws), rel=0.05)
     # What each strategy is for.
-    assert by_line["facility_location"].closer > 0
+    assert by_line["facility_location"].change < 0
     assert by_line["mean_entropy"].entropy == max(line.entropy for line in done.table)
 
 
@@ -232,7 +232,7 @@ def test_the_command(tiny_model: Path, finished: tuple[Any, list[str]]) -> None:
     assert "This is a demonstration" in ran.stdout
     table = {words[0]: words[1:] for words in map(str.split, ran.stdout.split("by strategy:")[1].splitlines()) if words}
     for line in lines(done.study, done.study.selections()):
-        assert table[line.strategy][0] == f"{line.closer:+.1%}"
+        assert table[line.strategy][0] == f"{line.change:+.1%}" + "*" * line.within_random
         assert table[line.strategy][1] == str(line.tasks)
     assert re.search(r"report: .*report\.html", ran.stdout)
     assert f"thriftune status {done.study.path}" in ran.stdout

@@ -16,7 +16,7 @@ import numpy as np
 from thriftune.artifacts import atomic_path
 from thriftune.config import InitConfig, ScoreConfig, SelectConfig
 from thriftune.errors import ConfigError, MissingDependency, require
-from thriftune.geometry import HIDDEN_STATES, coverage, transform
+from thriftune.geometry import HIDDEN_STATES, transform
 from thriftune.study import Study
 
 Say = Callable[[str], None]
@@ -65,7 +65,6 @@ TASKS = (
 STRATEGIES = ("random", "mean_entropy", "max_entropy", "k_center", "facility_location")
 _RAREST = 3  # prompts that the rarest task has at least, where the pool is large enough
 _SEED = 0
-RANDOM_DRAWS = 20
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,9 @@ class Line:
 
     Args:
         strategy: its name.
-        closer: how much nearer the average prompt is to its nearest pick than under random picks, as a share of the
-            distance under random picks.
+        change: of the distance from the average prompt to its nearest pick, against random picks, as a share; the
+            report's figure: below 0 is closer.
+        within_random: that change is within the spread of random orders.
         tasks: how many tasks have a pick.
         repeats: picks that nearly repeat an earlier pick.
         length: median prompt length of the picks, in tokens.
@@ -83,7 +83,8 @@ class Line:
     """
 
     strategy: str
-    closer: float
+    change: float
+    within_random: bool
     tasks: int
     repeats: int
     length: float
@@ -278,28 +279,32 @@ def lines(study: Study, names: Sequence[str]) -> list[Line]:
     Returns:
         A line for each.
     """
+    from thriftune.report.figures import coverage
+
     records = [study.selection(name) for name in names]
-    run, budget = records[0][2]["run"], len(records[0][0])
-    candidates = study.candidates(run)
+    candidates = study.candidates(records[0][2]["run"])
     assert candidates.embeddings is not None
     assert candidates.lengths is not None
-    x = transform(candidates.embeddings, HIDDEN_STATES)
     rows = {identifier: row for row, identifier in enumerate(candidates.ids)}
-    rng = np.random.default_rng(_SEED)
-    draws = [rng.choice(len(x), budget, replace=False) for _ in range(RANDOM_DRAWS)]
-    by_chance = float(np.mean([coverage(x, draw, [budget])[0] for draw in draws]))
+    picks = {name: np.array([rows[i] for i in ids]) for name, (ids, _, _) in zip(names, records, strict=True)}
+    # As the report measures it: the table and the page must not contradict each other.
+    x = transform(candidates.embeddings, HIDDEN_STATES)
+    covered = coverage(x, picks, np.zeros(len(x), bool), candidates.groups)
+    assert covered is not None
     result = []
-    for ids, _, record in records:
-        picks = np.array([rows[i] for i in ids])
+    for name, (_, _, record) in zip(names, records, strict=True):
+        against = covered.against_random(name)
+        assert against is not None
         summary = record["summary"]
         result.append(
             Line(
                 strategy=record["strategy"],
-                closer=1 - float(coverage(x, picks, [len(picks)])[0]) / by_chance,
+                change=against["change"],
+                within_random=against["within_random"],
                 tasks=summary["tasks"]["touched"],
                 repeats=summary["repeats"]["near"],
-                length=float(np.median(candidates.lengths[picks])),
-                entropy=float(candidates.scores["mean_entropy"][picks].mean()),
+                length=float(np.median(candidates.lengths[picks[name]])),
+                entropy=float(candidates.scores["mean_entropy"][picks[name]].mean()),
             )
         )
     return result

@@ -45,8 +45,6 @@ def _show(done: Demo) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from thriftune.demo import RANDOM_DRAWS
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("strategy", no_wrap=True)
     for header in ("coverage", f"tasks of {done.tasks}", "repeats", "tokens", "entropy"):
@@ -54,7 +52,7 @@ def _show(done: Demo) -> None:
     for line in done.table:
         table.add_row(
             line.strategy,
-            f"{line.closer:+.1%}",
+            f"{line.change:+.1%}" + ("*" if line.within_random else " "),
             str(line.tasks),
             str(line.repeats),
             f"{line.length:.0f}",
@@ -64,7 +62,8 @@ def _show(done: Demo) -> None:
     console.print(f"\n{done.budget} of {done.prompts} prompts, by strategy:")
     console.print(table)
     notes = (
-        f"coverage: how much nearer prompts are to their nearest pick than with random picks ({RANDOM_DRAWS} draws)",
+        "coverage: distance from a prompt to its nearest pick, against random picks: below zero is closer",
+        "          * within what random picks vary by",
         "repeats:  picks that nearly repeat an earlier pick",
         "tokens:   median length of the picked prompts",
         "entropy:  of the model's answers to the picked prompts, mean, in nats",

@@ -65,7 +65,7 @@ def payload(
         "length_unit": material.length_unit,
         "coverage": None if covered is None else _curves(covered),
         "tasks": shares[:LISTED_TASKS],
-        "first": next((i for i, s in enumerate(selections) if "random" not in s["strategy"]), 0),
+        "first": max(len(selections) - 1, 0),  # the latest is what the user is at work on
         "coloured": [s["task"] for s in shares[:_COLOURED_TASKS]],
     }
 

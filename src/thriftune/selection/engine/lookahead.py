@@ -75,7 +75,7 @@ def next_width(width: int, made: int, most: int) -> int:
     """How many candidates to take next time, given how many picks a batch of ``width`` gave."""
     if made == 0:
         return min(2 * width, most)
-    return max(width // 2, FEWEST) if made < width // 3 else width
+    return max(width // 2, FEWEST) if made < width // 8 else width
 
 
 def first_gains(objective: Objective, free: BoolArray) -> FloatArray:

@@ -78,10 +78,14 @@ def _least_variance(
     taken = annotated.copy()
     rows: list[int] = []
     gains: list[float] = []
-    refresh = max(_REFRESH, x.shape[1])
+    often = max(_REFRESH, x.shape[1])
+    last = -often
     try:
         while len(rows) < budget:
-            if len(rows) % refresh == 0:
+            # Products in single precision err in proportion to what they are taken from, so that comes anew when
+            # gains have become small beside it.
+            if len(rows) - last >= often or gains[-1] < 0.25 * gains[last]:
+                last = len(rows)
                 inverse = np.linalg.inv(total)
                 lever = quadratic(x, inverse)  # x' M^-1 x
                 reach = quadratic(x, inverse @ pool @ inverse)  # x' M^-1 S M^-1 x
