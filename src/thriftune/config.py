@@ -62,6 +62,8 @@ class SelectConfig(_Settings):
     run: str | None = None
     name: str | None = None
     duplicates: Literal["last", "keep"] = "last"
+    at_least: dict[str, int] | None = None
+    at_most: dict[str, int] | None = None
     params: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("budget", mode="before")

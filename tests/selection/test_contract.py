@@ -23,6 +23,13 @@ ALL = sorted(registry.strategies())
 REQUIRED = {"score": "mean_nll"}
 # Other settings worth the same promises.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "cluster_margin": [{"clusters": 3, "factor": 1.5}],
+    "graph_cut": [{"kernel": "cosine", "trade_off": 0.5}],
+    "prob_cover": [{"radius": 2.5}],
+    "saturated_coverage": [{"saturation": 0.2}],
+    "typiclust": [{"clusters": 2}],
+    "vote_k": [{"neighbours": 2}],
+    "weighted_facility_location": [{"gamma": "auto"}],
     "k_center": [{"start": "random"}, {"transform": "centre_l2"}],
     "facility_location": [
         {"gamma": "auto"},

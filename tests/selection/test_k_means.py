@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +34,11 @@ def test_inertia_is_as_good_as_scikit_learns() -> None:
     assert np.mean(ours) <= 1.05 * np.mean(theirs)
 
 
+def one_by_one(function: Callable[[Any], None], tasks: Iterable[Any]) -> None:
+    for task in tasks:
+        function(task)
+
+
 @pytest.mark.parametrize("together", [1, 256])
 def test_seeds_are_drawn_by_squared_distance(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lloyd, "_SEEDS", together)
@@ -40,15 +47,15 @@ def test_seeds_are_drawn_by_squared_distance(together: int, monkeypatch: pytest.
     generator = np.random.default_rng(0)
     n = 6000
     for _ in range(n):
-        found = lloyd.k_means(x, 3, generator, iterations=0).centres[:, 0]
-        drawn[tuple(round(float(c)) for c in found)] += 1
+        found = lloyd._seeds(x, 3, np.empty((0, 1), np.float32), generator, one_by_one)
+        drawn[tuple(x[found, 0].tolist())] += 1
     squared = (x - x.T) ** 2
     statistic = 0.0
     for a, b, c in permutations(range(4), 3):
         second = squared[a, b] / squared[a].sum()
         nearest = np.minimum(squared[a], squared[b])
         expected = n * second * (nearest[c] / nearest.sum()) / 4
-        statistic += (drawn[int(x[a, 0]), int(x[b, 0]), int(x[c, 0])] - expected) ** 2 / expected
+        statistic += (drawn[x[a, 0], x[b, 0], x[c, 0]] - expected) ** 2 / expected
     assert statistic < 49.7  # chi-square with 23 degrees of freedom, p = 0.001
 
 

@@ -113,7 +113,7 @@ def test_a_share_counts_the_whole_pool() -> None:
         ({"ids": ["a", "b", "a"], "strategy": "random"}, "id 'a' comes more than once"),
         ({"ids": ["a", 1.5], "strategy": "random"}, "id 1.5 is not a string"),
         ({"embeddings": GRID, "strategy": "k_centre"}, "unknown strategy 'k_centre': did you mean k_center?"),
-        ({"embeddings": GRID, "strategy": "zzz"}, "unknown strategy 'zzz': there are facility_location, k_center"),
+        ({"embeddings": GRID, "strategy": "zzz"}, "unknown strategy 'zzz': there are cluster_margin, d_optimal"),
         ({"embeddings": GRID, "transform": "pca"}, "unknown transform 'pca': choose one of none, l2"),
         ({"embeddings": GRID, "strategy": "random", "transform": "l2"}, "random reads no embeddings"),
         ({"embeddings": GRID, "costs": np.ones(5)}, "facility_location takes no costs and would ignore them"),

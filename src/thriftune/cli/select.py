@@ -27,6 +27,10 @@ def command(
         str | None,
         typer.Option(metavar="last|keep", help="A text picked or annotated before: comes last, or like any [last]."),
     ] = None,
+    at_least: Annotated[
+        str | None, typer.Option(metavar="task=N", help="So many picks of every task, served first.")
+    ] = None,
+    at_most: Annotated[str | None, typer.Option(metavar="task=N", help="No more picks of any task.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with a [select] table; flags win.")] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Overwrite a selection of that name made with other settings.")
@@ -38,6 +42,7 @@ def command(
     from thriftune.config import SelectConfig, resolve
     from thriftune.selection.parameters import parse
     from thriftune.selection.present import show_choice
+    from thriftune.selection.quotas import parse_quota
     from thriftune.selection.store import choose
     from thriftune.study import Study
 
@@ -49,6 +54,8 @@ def command(
         "name": name,
         "run": run,
         "duplicates": duplicates,
+        "at_least": parse_quota(at_least, "--at-least") if at_least is not None else None,
+        "at_most": parse_quota(at_most, "--at-most") if at_most is not None else None,
     }
     opened = Study(study)
     chosen = choose(opened, resolve(SelectConfig, "select", flags, config), replace=replace)

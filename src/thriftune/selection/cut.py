@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from thriftune.errors import StrategyError
-from thriftune.selection import registry
+from thriftune.selection import quotas, registry
 from thriftune.selection.run import select
 from thriftune.study import Study
 from thriftune.types import Candidates, Selection
@@ -54,6 +54,8 @@ def cut(selection: Selection, budget: int) -> Selection:
 
 def prefix_closed(selection: Selection) -> bool:
     """Whether a selection may be cut to a smaller budget."""
+    if any(name in selection.params for name in quotas.NAMES):
+        return False
     return registry.get(selection.strategy).prefix_closed(selection.params, selection.notes)
 
 

@@ -24,7 +24,10 @@ ENTRY_POINTS = "thriftune.strategies"
 COLUMNS = ("embeddings", "scores", "tasks", "lengths", "costs", "weights")
 # What `select` takes itself, so no strategy may have a parameter of that name.
 _RESERVED = frozenset(
-    (*COLUMNS, "ids", "annotated", "groups", "source", "strategy", "budget", "seed", "run", "duplicates", "transform")
+    (
+        *(*COLUMNS, "ids", "annotated", "groups", "source", "strategy", "budget", "seed", "run", "duplicates"),
+        *("transform", "at_least", "at_most"),
+    )
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _PROMPTS = "rows of prompts"

@@ -14,6 +14,7 @@ from thriftune.errors import StrategyError
 from thriftune.selection import registry
 from thriftune.selection.columns import check_ids, from_arrays, rows_of, visible
 from thriftune.selection.distinct import Ask, distinct_first
+from thriftune.selection.quotas import Pass, groups_of, quotas, with_quotas
 from thriftune.selection.registry import Strategy
 from thriftune.selection.request import TRANSFORM, budget_of, resolve, seed_of
 from thriftune.study import Study
@@ -39,6 +40,8 @@ def select(
     weights: Any = None,
     groups: Any = None,
     duplicates: str = "last",
+    at_least: Any = None,
+    at_most: Any = None,
     **params: Any,
 ) -> Selection:
     """Choose which prompts to annotate.
@@ -63,6 +66,8 @@ def select(
         groups: (n,) integer; the same number means the same prompt text.
         duplicates: ``last``: a text that was picked or annotated is picked again only when all others are used up;
             ``keep``: each row for itself.
+        at_least: ``{"task": 5}``: so many picks of every task that has as many, served first.
+        at_most: ``{"task": 50}``: no more picks of any task.
         params: the strategy's own; and ``transform`` (see `geometry.transform`) for those that need embeddings,
             by default ``centre_l2`` for a study's hidden states and ``none`` for your own arrays.
 
@@ -94,6 +99,7 @@ def select(
     if run is not None and not isinstance(source, Study):
         raise StrategyError(f"run={run!r} names a score run of a study: leave it out")
     seed = seed_of(seed)
+    limits = quotas(at_least, at_most)
 
     if source is None:
         source = from_arrays(**arrays)
@@ -105,6 +111,7 @@ def select(
     all_ids, known = candidates.ids, candidates.groups
     order = np.argsort(all_ids, kind="stable")
     view = visible(candidates, chosen, resolved, advice)
+    groups = groups_of(candidates.tasks)[order] if limits else order
     # A copy of the embeddings is dropped as soon as the next one is made: they may be most of the memory there is.
     del candidates
     x = view.embeddings
@@ -122,10 +129,14 @@ def select(
     ask = _asker(chosen, {name: resolved[name] for name in chosen.parameters if name not in named}, seed)
     if known is not None:
         resolved["duplicates"] = duplicates
-    if known is None or duplicates == "keep":
-        picks = ask(view, count, named, 0)
+    texts = None if known is None or duplicates == "keep" else known[order]
+    if not limits:
+        picks = ask(view, count, named, 0) if texts is None else distinct_first(ask, view, texts, count, named)
     else:
-        picks = distinct_first(ask, view, known[order], count, named)
+        if named:
+            raise StrategyError(f"{chosen.name} takes prompts as a parameter, which does not go with quotas")
+        resolved.update({name: {"task": value} for name, value in limits.items()})
+        picks = with_quotas(_by_passes(ask, texts), view, groups, count, limits)
     if picks.partial and len(picks.rows) == 0:
         raise KeyboardInterrupt
     rows = order[picks.rows]
@@ -197,6 +208,20 @@ def _asker(strategy: Strategy, params: Mapping[str, Any], seed: int) -> Ask:
         return _verified(picks, strategy.name, candidates, budget)
 
     return ask
+
+
+def _by_passes(ask: Ask, texts: IntArray | None) -> Pass:
+    """A function that runs the strategy on some rows, repeated texts last, with a stream of its own for each pass."""
+
+    def run(rows: IntArray, candidates: Candidates, budget: int, number: int) -> Picks:
+        def numbered(some: Candidates, wanted: int, named: Mapping[str, IntArray], part: int) -> Picks:
+            return ask(some, wanted, named, part + 2 * number)
+
+        if texts is None:
+            return numbered(candidates, budget, {}, 0)
+        return distinct_first(numbered, candidates, texts[rows], budget, {})
+
+    return run
 
 
 def _verified(picks: Any, name: str, candidates: Candidates, budget: int) -> Picks:

@@ -14,6 +14,7 @@ from thriftune.artifacts import file_digest
 from thriftune.config import SelectConfig
 from thriftune.errors import StrategyError, StudyError
 from thriftune.selection import describe
+from thriftune.selection.quotas import quotas
 from thriftune.selection.request import budget_of, resolve
 from thriftune.selection.run import select
 from thriftune.study import HOLDOUT, Study
@@ -65,6 +66,9 @@ def choose(study: Study, settings: SelectConfig, *, replace: bool = False) -> Ch
     run = study.score_run(settings.run) if settings.run or study.score_runs() else None
     # Everything that can be refused is refused before the work.
     strategy, params, _ = resolve(study, settings.strategy, settings.params, run)
+    given = quotas(settings.at_least, settings.at_most)
+    limits = {limit: {"task": value} for limit, value in given.items()}
+    params = {**params, **limits}
     count = budget_of(settings.budget, study.candidates(run, embeddings=False).annotated)
     name = settings.name or f"{strategy.name}-{count}" + (f"-seed{settings.seed}" if settings.seed else "")
     if name == HOLDOUT:
@@ -81,6 +85,7 @@ def choose(study: Study, settings: SelectConfig, *, replace: bool = False) -> Ch
         seed=settings.seed,
         run=run,
         duplicates=settings.duplicates,
+        **limits,
         **settings.params,
     )
     seconds = time.monotonic() - began

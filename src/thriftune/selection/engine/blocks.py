@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import cache
 from typing import Any, TypeVar
 
 Task = TypeVar("Task")
@@ -39,9 +40,7 @@ def workers() -> Iterator[Run[Any]]:
         ``run(function, tasks)``: calls ``function`` on every task, in any order, and returns when all are done. The
         first exception, Ctrl-C included, cancels what has not begun and is raised here.
     """
-    from threadpoolctl import ThreadpoolController
-
-    blas = ThreadpoolController().select(user_api="blas")
+    blas = _blas()
     with blas.limit(limits=1):
         # A BLAS that cannot be held at one thread (Apple's) brings its own; ours would only fight with them.
         count = threads() if blas.info() else 1
@@ -63,6 +62,14 @@ def workers() -> Iterator[Run[Any]]:
                     raise
 
             yield run
+
+
+@cache
+def _blas() -> Any:
+    """NumPy's BLAS, looked up once: that walks all libraries loaded, milliseconds each time."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _one_by_one(function: Callable[[Any], None], tasks: Iterable[Any]) -> None:

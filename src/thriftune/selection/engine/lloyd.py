@@ -91,8 +91,9 @@ def nearest_centre(a: FloatArray, centres: FloatArray, run: Run[Any]) -> tuple[I
             nearer = value > best
             labels[begin : begin + _ROWS][nearer] = first + where[nearer]
             best[nearer] = value[nearer]
-        own = np.einsum("ij,ij->i", rows, rows)
-        squared[begin : begin + _ROWS] = np.maximum(own - 2 * best, 0)
+        # Products tell which is nearest; how far it is, among far-off coordinates, only the difference tells.
+        apart = rows - centres[labels[begin : begin + _ROWS]]
+        squared[begin : begin + _ROWS] = np.einsum("ij,ij->i", apart, apart)
 
     run(part, range(0, len(a), _ROWS))
     return labels, squared

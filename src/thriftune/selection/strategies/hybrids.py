@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from thriftune.selection.engine.width import Similarity
 
 _WIDTH = 0.5
+_FILTER = "Wei, Iyer and Bilmes 2015, Submodularity in Data Subset Selection and Active Learning"
 _NEEDS = ("embeddings", "scores:{score}")
 Share = Annotated[float, Field(gt=0, le=1)]
 Width = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -43,7 +44,7 @@ def _of_the_kept(picks: Picks, rows: IntArray, prompts: int) -> Picks:
     return replace(picks, rows=rows[picks.rows], certificate=certificate, notes=notes)
 
 
-@strategy(name="filtered_k_center", needs=_NEEDS, source="k-center among the uncertain; Bhatt et al. 2024")
+@strategy(name="filtered_k_center", needs=_NEEDS, source=f"{_FILTER}, here with k-center")
 def filtered_k_center(
     candidates: Candidates, budget: int, rng: np.random.Generator, *, score: str = "mean_entropy", keep: Share = 0.5
 ) -> Picks:
@@ -56,7 +57,7 @@ def filtered_k_center(
     return _of_the_kept(k_center.k_center(candidates.take(rows), budget, rng), rows, len(candidates))
 
 
-@strategy(name="filtered_facility_location", needs=_NEEDS, source="facility location among the uncertain; Wei 2015")
+@strategy(name="filtered_facility_location", needs=_NEEDS, source=_FILTER)
 def filtered_facility_location(
     candidates: Candidates,
     budget: int,
@@ -86,7 +87,7 @@ def _same_at_every_budget(params: Mapping[str, Any], notes: Mapping[str, Any]) -
     name="weighted_facility_location",
     needs=_NEEDS,
     uses=("weights",),
-    source="facility location with the score as weight; Bhatt et al. 2024, arXiv 2401.06692",
+    source="Cornuejols, Fisher and Nemhauser 1977, the score being the demand",
     prefix=_same_at_every_budget,
 )
 def weighted_facility_location(
@@ -116,7 +117,7 @@ def weighted_facility_location(
     name="uncertain_facility_location",
     needs=_NEEDS,
     uses=("weights",),
-    source="coverage plus a modular term, Lin and Bilmes 2011; Wei, Iyer and Bilmes 2015",
+    source="coverage plus a reward, Lin and Bilmes 2011, A Class of Submodular Functions for Document Summarization",
     prefix=True,
 )
 def uncertain_facility_location(
