@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from thriftune.artifacts import provenance, write_table
 from thriftune.study import Study
 from thriftune.types import Selection
+
+# A busy machine is slow now and then; that is no failure of the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 _TEXTS = (
     "The cat sat on the mat. What is twelve plus seven? Sort these words: pear, apple, fig.",
