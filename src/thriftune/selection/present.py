@@ -97,16 +97,18 @@ def _certificate(certificate: Mapping[str, Any] | None, picks: int) -> list[str]
     """A certificate in words; one of a kind that is not ours is printed as it is."""
     if certificate is None:
         return []
-    if certificate.get("kind") == "facility_location":
+    kind = str(certificate.get("kind"))
+    whole, kept = ("the pool", "") if not kind.startswith("filtered_") else ("what was kept", " of those kept")
+    if kind.endswith("facility_location"):
         return [
-            f"Proven: these picks add {certificate['ratio']:.1%} or more of what the best {picks:,} could add to how "
-            f"well the pool is represented ({certificate['value']:,.1f} of at most {certificate['upper_bound']:,.1f}"
+            f"Proven: these picks add {certificate['ratio']:.1%} or more of what the best {picks:,}{kept} could add to "
+            f"how well {whole} is represented ({certificate['value']:,.1f} of at most {certificate['upper_bound']:,.1f}"
             + (", counting each prompt's nearest neighbours only)." if certificate["on_graph"] else ").")
         ]
-    if certificate.get("kind") == "k_center":
+    if kind.endswith("k_center"):
         return [
-            f"Proven: every prompt lies within {certificate['radius']:.3g} of a pick or an annotated prompt; no other "
-            f"{picks:,} picks can bring that below {certificate['lower_bound']:.3g}."
+            f"Proven: every prompt{kept} lies within {certificate['radius']:.3g} of a pick or an annotated prompt; no "
+            f"other {picks:,} picks{kept} can bring that below {certificate['lower_bound']:.3g}."
         ]
     return [f"Certificate: {', '.join(f'{key} {value}' for key, value in certificate.items())}"]
 
