@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ class ScoreConfig(_Settings):
     revision: str | None = None
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
+    max_prompt_tokens: Annotated[int, Field(ge=16)] | None = None
     layer: str = "last"
     pooling: Literal["mean", "last", "weighted"] = "mean"
     prompt_nll: bool = True
@@ -48,7 +50,7 @@ class ScoreConfig(_Settings):
     @classmethod
     def _layers(cls, value: str) -> str:
         for part in value.split(","):
-            if part != "last" and not part.strip().lstrip("-").isdigit():
+            if not re.fullmatch(r"\s*(last|-?[0-9]{1,4})\s*", part):
                 raise ValueError(f"{value!r} is neither 'last' nor layer numbers separated by commas, e.g. 12,24")
         return value
 

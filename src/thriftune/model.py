@@ -207,18 +207,26 @@ def load(
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             place,
             revision=revision or "main",
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(spec, error)) from error
+    # transformers fills what is missing at random: every score would be noise.
+    absent = sorted([*loading["missing_keys"], *(str(k) for k in loading["mismatched_keys"])])
+    if absent:
+        raise ModelError(
+            f"{spec!r} lacks weights that a causal language model needs ({', '.join(absent[:3])}"
+            f"{' and more' if len(absent) > 3 else ''}): give a complete checkpoint"
+        )
     try:
         model = model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise ModelError(f"{spec} cannot be put on {device}: {error}") from error
     commit = getattr(model.config, "_commit_hash", None)
     return LanguageModel(model, tokenizer, spec, commit or fingerprint(Path(place)), device, dtype)
@@ -254,11 +262,17 @@ def choose_dtype(dtype: str, device: str) -> str:
     return "float32"
 
 
+def local_revision(spec: str) -> str | None:
+    """The fingerprint that `load` would record for ``spec`` where it lies on this machine; None for a hub id."""
+    place = Path(locate(spec))
+    return fingerprint(place) if place.is_dir() else None
+
+
 def fingerprint(directory: Path) -> str:
-    """Digest of a model directory: all of config and tokenizer; of weights their size, head and tail.
+    """Digest of a model directory: all of config and tokenizer; of weights their size, head and an even sample.
 
     Reading every byte of a large model would cost minutes each run; the head of a safetensors file names all its
-    tensors.
+    tensors, and a sample across the file sees a change of any layer's.
     """
     digest = hashlib.sha256()
     for file in sorted(directory.glob("*")):
@@ -267,10 +281,13 @@ def fingerprint(directory: Path) -> str:
         size = file.stat().st_size
         digest.update(f"{file.name}:{size};".encode())
         with file.open("rb") as handle:
-            if file.suffix == ".safetensors" and size > 2 * _SAMPLE:
+            if file.suffix == ".safetensors" and size > 64 * _SAMPLE:
                 digest.update(handle.read(_SAMPLE))
-                handle.seek(-_SAMPLE, os.SEEK_END)
-            digest.update(handle.read())
+                for i in range(256):
+                    handle.seek((size - _SAMPLE // 16) * i // 255)
+                    digest.update(handle.read(_SAMPLE // 16))
+            else:
+                digest.update(handle.read())
     return f"files-{digest.hexdigest()[:16]}"
 
 

@@ -65,6 +65,8 @@ class Renderer:
             for prompt, (_, spans), ids, offsets in zip(
                 block, laid, encoded["input_ids"], encoded["offset_mapping"], strict=True
             ):
+                if not ids:
+                    raise ModelError(f"prompt {prompt.id!r} becomes no token at all with this model's tokenizer")
                 rendered.append(self._cut(prompt, np.array(ids, np.int64), np.array(offsets, np.int64), spans))
         return rendered
 
@@ -78,15 +80,17 @@ class Renderer:
         if not self.tokenizer.chat_template:
             return _plain(turns)
         text = self._apply(turns, prompt.id)
-        pieces = self._template(turns, prompt.id)
-        for contents in ([t["content"] for t in turns], [t["content"].strip() for t in turns]):
-            joined, spans = _join(pieces, contents, [t["role"] for t in turns])
-            if joined == text:
-                return text, spans
+        roles = tuple(t["role"] for t in turns)
+        for _ in range(2):
+            pieces = self._template(roles, prompt.id)
+            for contents in ([t["content"] for t in turns], [t["content"].strip() for t in turns]):
+                joined, spans = _join(pieces, contents, roles)
+                if joined == text:
+                    return text, spans
+            del self._pieces[roles]  # a template may print the date: take it apart once more
         return text, _search(text, turns)
 
-    def _template(self, turns: Sequence[Message], prompt_id: str) -> list[str]:
-        roles = tuple(t["role"] for t in turns)
+    def _template(self, roles: tuple[str, ...], prompt_id: str) -> list[str]:
         if roles not in self._pieces:
             marked = [Message(role=r, content=_MARK.format(i)) for i, r in enumerate(roles)]
             rest = self._apply(marked, prompt_id)
@@ -103,13 +107,18 @@ class Renderer:
         try:
             return str(self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True))
         except (jinja2.TemplateError, TypeError, ValueError) as error:
+            if len(turns) > 1 and turns[0]["role"] == "system" and turns[1]["role"] == "user":
+                # Some templates know no system turn (Gemma's): it then leads the user's first turn.
+                first = Message(role="user", content=f"{turns[0]['content']}\n\n{turns[1]['content']}")
+                return self._apply([first, *turns[2:]], prompt_id)
             raise ModelError(f"the model's chat template refuses prompt {prompt_id!r}: {error}") from error
 
     def _cut(self, prompt: Prompt, ids: IntArray, offsets: IntArray, spans: list[tuple[int, int, str]]) -> Rendered:
         begin, end = offsets[:, 0], offsets[:, 1]
         turn = np.full(len(ids), -1)
         for number, (start, stop, _) in enumerate(spans):
-            turn[(begin >= start) & (begin < stop) & (end > begin)] = number
+            # Overlap: a token may begin at the template's space and hold the user's first word.
+            turn[(end > start) & (begin < stop) & (end > begin)] = number
         roles = [role for _, _, role in spans]
         keep = np.ones(len(ids), bool)
         excess = len(ids) - self.limit
@@ -151,7 +160,7 @@ def _join(
 
 
 def _search(text: str, turns: Sequence[Message]) -> list[tuple[int, int, str]]:
-    """Spans for a template that rewrites contents: each is looked for after the one before."""
+    """Spans for a template that rewrites contents: each is looked for after the one before; none where not found."""
     spans, position = [], 0
     for turn in turns:
         content = turn["content"].strip()
@@ -159,4 +168,4 @@ def _search(text: str, turns: Sequence[Message]) -> list[tuple[int, int, str]]:
         if found >= 0:
             spans.append((found, found + len(content), turn["role"]))
             position = found + len(content)
-    return spans or [(0, len(text), "user")]
+    return spans

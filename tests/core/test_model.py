@@ -88,3 +88,14 @@ def test_the_fingerprint_follows_the_files(tiny_model, tmp_path):
 def test_float16_is_never_chosen():
     assert model.choose_dtype("auto", "cpu") in {"float32", "bfloat16"}
     assert model.choose_dtype("float16", "cpu") == "float16"
+
+
+def test_a_checkpoint_without_a_head_is_refused(tiny_model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    directory = shutil.copytree(tiny_model, tmp_path / "headless")
+    weights = load_file(directory / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks weights .*lm_head"):
+        model.load(str(directory), device="cpu")

@@ -97,3 +97,55 @@ def test_a_head_that_changes_logits_unknown_to_us_is_refused(lm, rendered):
             Pass(lm, max_new_tokens=1).run(rendered[:2])
     finally:
         lm.model.lm_head.__class__ = original
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+GROUPED = {**SMALL, "num_key_value_heads": 1, "intermediate_size": 64}
+MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 2, "mamba_d_head": 16, "mamba_d_state": 8}
+CONFIGS = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128},
+    "opt": {**SMALL, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "gemma2": {**GROUPED, "head_dim": 16, "sliding_window": 8},
+    "falcon_h1": {**GROUPED, **MAMBA},
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_other_architectures(kind, lm, rendered):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from thriftune.model import LanguageModel
+
+    tokenizer = lm.tokenizer
+    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": 1}
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **special, **CONFIGS[kind])
+    torch.manual_seed(0)
+    other = LanguageModel(AutoModelForCausalLM.from_config(config).eval(), tokenizer, kind, "", "cpu", "float32")
+    scorer = Pass(other, max_new_tokens=8)
+    scorer.check()
+    # Answers must end at different steps, so that rows leave the cache: stop at whatever one of them says third.
+    stop = scorer.run(rendered[:1])[0].tokens[2]
+    other.model.generation_config.eos_token_id = [int(stop), tokenizer.eos_token_id]
+    answers = scorer.run(rendered[:8])
+    for prompt, answer in zip(rendered, answers, strict=False):
+        assert answer.tokens == oracle.greedy(other.model, prompt.ids, 8, other.stop_ids)
+        expected = oracle.scores(other.model, prompt.ids, answer.tokens, prompt.user)
+        for name, value in columns(answer).items():
+            assert value == pytest.approx(expected[name], abs=1e-3), name
+
+
+def test_a_model_that_is_no_decoder_is_refused_before_it_starts(lm):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from thriftune.model import LanguageModel
+
+    config = AutoConfig.for_model(
+        "roberta", vocab_size=len(lm.tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, is_decoder=True, pad_token_id=2, initializer_range=0.5,
+    )  # fmt: skip
+    other = LanguageModel(
+        AutoModelForCausalLM.from_config(config).eval(), lm.tokenizer, "roberta", "", "cpu", "float32"
+    )
+    with pytest.raises(ModelError, match="roberta"):
+        Pass(other, max_new_tokens=2, prompt_nll=False).check()

@@ -124,3 +124,42 @@ def test_order_is_kept_beyond_one_block(tokenizer):
     for i in (0, 1023, 1024, 2099):
         assert tokenizer.decode(rendered[i].ids[rendered[i].user]) == f"number {i}"
     assert all(isinstance(r.ids, np.ndarray) for r in rendered)
+
+
+def test_a_first_word_that_shares_a_token_with_the_templates_space_is_the_users(tokenizer):
+    original = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = "{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
+        (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "the sum")])
+        assert tokenizer.decode(ours.ids[ours.user]).strip() == "the sum"
+    finally:
+        tokenizer.chat_template = original
+
+
+def test_a_template_that_prints_the_time(tokenizer):
+    original = tokenizer.chat_template
+    try:
+        text = "{% for m in messages %}Date: DAY|{{ m['content'] }}|{% endfor %}"
+        renderer = Renderer(tokenizer, 500)
+        for day in ("1 May", "2 May"):
+            tokenizer.chat_template = text.replace("DAY", day)
+            (ours,) = renderer.render([Prompt("a", "Date")])
+            assert ours.user.nonzero()[0].min() > 3, "the word in the template was taken for the user's"
+            assert tokenizer.decode(ours.ids[ours.user]) == "Date"
+    finally:
+        tokenizer.chat_template = original
+
+
+def test_a_template_without_system_turns_gets_it_in_the_users_turn(tokenizer):
+    original = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = (
+            "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+            "<{{ m['content'] }}>{% endfor %}"
+        )
+        turns = (Message(role="system", content="Be brief."), Message(role="user", content="Hello"))
+        (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "x", messages=turns)])
+        assert tokenizer.decode(ours.ids) == "<Be brief.\n\nHello>"
+        assert tokenizer.decode(ours.ids[ours.user]) == "Hello"
+    finally:
+        tokenizer.chat_template = original

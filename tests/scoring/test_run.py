@@ -129,7 +129,7 @@ def test_interrupted_and_continued_equals_uninterrupted(study, tiny_model, monke
     def stopping(self, batch):
         nonlocal calls
         calls += 1
-        if calls == 12:  # six calls are the probe's
+        if calls == 13:  # seven calls are the check's and the probe's
             raise KeyboardInterrupt
         return original(self, batch)
 
@@ -183,6 +183,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(study, tiny_model, mon
 
 def test_not_even_one_prompt_fits(study, tiny_model, monkeypatch):
     monkeypatch.setattr(run.memory, "estimate", lambda *a: "")
+    monkeypatch.setattr(Pass, "check", lambda self: None)
 
     def hopeless(self, batch):
         raise MemoryError
@@ -203,6 +204,68 @@ def test_long_prompts_are_flagged(tmp_path, tiny_model):
     score(study, settings(tiny_model), say=lambda line: None)
     assert study.scores()["truncated_prompt"].to_pylist() == [False, True]
     assert study.scores()["n_prompt_tokens"].to_pylist()[1] == 512 - 8
+
+
+def test_prompts_are_cut_where_asked(tmp_path, tiny_model):
+    study = make_study(tmp_path / "study", ["short", "very long " * 50])
+    score(study, settings(tiny_model, max_prompt_tokens=64), say=lambda line: None)
+    assert study.scores()["truncated_prompt"].to_pylist() == [False, True]
+    assert study.scores()["n_prompt_tokens"].to_pylist()[1] == 64
+
+
+def test_an_empty_pool_is_an_error(tmp_path, tiny_model):
+    study = make_study(tmp_path / "study", ["one", "two"], held=2)
+    with pytest.raises(ScoreError, match="pool of .* is empty"):
+        score(study, settings(tiny_model))
+
+
+def test_numbers_that_overflow_are_refused(study, tiny_model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    hot = shutil.copytree(tiny_model, tmp_path / "hot")
+    weights = load_file(hot / "model.safetensors")
+    weights["model.norm.weight"] *= 1e30
+    weights["lm_head.weight"] *= 1e30
+    save_file(weights, hot / "model.safetensors", metadata={"format": "pt"})
+    for prompt_nll in (True, False):
+        with pytest.raises(ScoreError, match="not finite in float32"):
+            score(study, settings(hot, prompt_nll=prompt_nll, name=f"hot-{prompt_nll}"), say=lambda line: None)
+
+
+def test_a_model_that_changed_since_is_noticed(study, tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    score(study, settings(model), say=lambda line: None)
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ScoreError, match="revision was"):
+        score(study, settings(model))
+
+
+def test_what_a_killed_run_left_is_not_taken_for_this_ones(study, tiny_model, monkeypatch):
+    # Killed between plan and manifest, with other settings.
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "write_json", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            score(study, settings(tiny_model, batch_size=16), say=lambda line: None)
+    directory = study.score_directory("default")
+    assert (directory / "plan.parquet").exists()
+    (directory / ".embeddings.x.tmp.npy").write_bytes(b"left")
+    planned = []
+    original = run._run
+
+    def spying(plan, *rest):
+        planned.append(np.bincount(plan.batch).max())
+        return original(plan, *rest)
+
+    monkeypatch.setattr(run, "_run", spying)
+    score(study, settings(tiny_model, batch_size=2), say=lambda line: None)
+    assert planned == [2]
+    assert sorted(p.name for p in directory.iterdir()) == ["embeddings.npy", "manifest.json", "scores.parquet"]
+    # Killed after the scores were published, before the parts were removed.
+    (directory / "parts").mkdir()
+    score(study, settings(tiny_model, batch_size=2), say=lambda line: None)
+    assert not (directory / "parts").exists()
 
 
 def test_two_at_once_are_refused(study, tiny_model):

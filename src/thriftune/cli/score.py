@@ -17,6 +17,9 @@ def command(
     revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="Prompts a batch, or auto [default: auto].")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest draft answer [default: 32].")] = None,
+    max_prompt_tokens: Annotated[
+        int | None, typer.Option(help="Cut longer prompts in the middle [default: the model's context].")
+    ] = None,
     layer: Annotated[str | None, typer.Option(help="Hidden states to embed: last, or 12,24 [default: last].")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, last or weighted [default: mean].")] = None,
     prompt_nll: Annotated[
@@ -41,6 +44,7 @@ def command(
         "revision": revision,
         "batch_size": int(batch_size) if batch_size and batch_size.isdigit() else batch_size,
         "max_new_tokens": max_new_tokens,
+        "max_prompt_tokens": max_prompt_tokens,
         "layer": layer,
         "pooling": pooling,
         "prompt_nll": prompt_nll,

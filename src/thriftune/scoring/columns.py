@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def part_table(
-    rows: IntArray, rendered: Sequence[Rendered], answers: Sequence[Answer], tokenizer: Any, stop_ids: set[int]
-) -> pa.Table:
+def part_table(rows: IntArray, rendered: Sequence[Rendered], answers: Sequence[Answer], tokenizer: Any) -> pa.Table:
     """Rows of a part: scores, draft, per-step values and the embedding.
 
     Args:
@@ -29,7 +27,6 @@ def part_table(
         rendered: the prompts as the model read them.
         answers: what the pass yielded.
         tokenizer: to write the drafts as text.
-        stop_ids: tokens that are no part of the text.
 
     Returns:
         One row a prompt.
@@ -42,13 +39,13 @@ def part_table(
         columns[name] = pa.array([s[name] for s in scores], pa.float32())
     if any(a.prompt_nll is not None for a in answers):
         columns["prompt_nll"] = pa.array([a.prompt_nll for a in answers], pa.float32())
-    drafts = [_draft(a.tokens[:-1] if a.finished else a.tokens, tokenizer, stop_ids) for a in answers]
+    drafts = [_draft(a.tokens[:-1] if a.finished else a.tokens, tokenizer) for a in answers]
     columns |= {
         "n_prompt_tokens": pa.array([len(r.ids) for r in rendered], pa.int32()),
         "n_steps": pa.array([len(a.tokens) for a in answers], pa.int32()),
         "truncated_prompt": pa.array([r.truncated for r in rendered], pa.bool_()),
         "hit_limit": pa.array([not a.finished for a in answers], pa.bool_()),
-        "response": pa.array([text for text, _ in drafts], pa.string()),
+        "response": pa.array([text for text, _ in drafts], pa.large_string()),
         "token_ids": pa.array([a.tokens for a in answers], pa.list_(pa.int32())),
         "token_ends": pa.array(
             [
@@ -69,7 +66,7 @@ def part_table(
     return pa.table(columns)
 
 
-def _draft(tokens: list[int], tokenizer: Any, stop_ids: set[int]) -> tuple[str, list[int]]:
+def _draft(tokens: list[int], tokenizer: Any) -> tuple[str, list[int]]:
     """The draft as text, and where in it each token ends, in characters."""
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     if not tokens:

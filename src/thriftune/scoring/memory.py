@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from thriftune.scoring.transformers import Pass
 
 _CPU_BATCH = (8192, 64)
+_EXHAUSTED = ("can't allocate memory", "out of memory", "not enough memory", "cublas_status_alloc_failed")
 _GPU_MOST_PROMPTS = 256
 _PROBE_TOKENS = 128
 _PROBE_PROMPTS = 8
@@ -39,7 +40,7 @@ def batch_limits(lm: LanguageModel) -> tuple[int, int]:
         return _CPU_BATCH
     import torch
 
-    free, _ = torch.cuda.mem_get_info()
+    free, _ = torch.cuda.mem_get_info(lm.device)
     config = lm.model.config.get_text_config()
     # Activations of one layer and its feed-forward block, in float32 to be safe, and one row of logits in 3 copies.
     activations = 4 * (
@@ -111,16 +112,24 @@ def _probe(batch: int, tokens: int, scorer: Pass) -> tuple[float, float]:
 
 
 def _timed(scorer: Pass, batch: list[Rendered]) -> float:
+    """Seconds for a batch; where it does not fit into memory, of its half, doubled."""
     began = time.monotonic()
-    scorer.run(batch)
-    return time.monotonic() - began
+    try:
+        scorer.run(batch)
+        return time.monotonic() - began
+    except (RuntimeError, MemoryError) as error:
+        if not exhausted(error) or len(batch) == 1:
+            raise
+    release(scorer.lm.device)
+    return 2 * _timed(scorer, batch[: len(batch) // 2])
 
 
 def exhausted(error: BaseException) -> bool:
     """Whether an exception means that memory ran out."""
     import torch
 
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in text for sign in _EXHAUSTED)
 
 
 def release(device: str) -> None:
@@ -130,6 +139,10 @@ def release(device: str) -> None:
         import torch
 
         torch.cuda.empty_cache()
+    elif device == "mps":
+        import torch
+
+        torch.mps.empty_cache()
 
 
 def peak(device: str) -> float:
@@ -137,7 +150,7 @@ def peak(device: str) -> float:
     if device.startswith("cuda"):
         import torch
 
-        return float(torch.cuda.max_memory_allocated() / 2**30)
+        return float(torch.cuda.max_memory_allocated(device) / 2**30)
     if os.name != "posix":
         return float("nan")
     import resource

@@ -14,13 +14,13 @@ import numpy as np
 from thriftune.artifacts import file_digest, provenance, read_json, read_record, read_table, write_json, write_table
 from thriftune.config import ScoreConfig
 from thriftune.errors import ScoreError, StudyError
-from thriftune.model import LanguageModel, load
+from thriftune.model import LanguageModel, load, local_revision
 from thriftune.progress import progress
 from thriftune.render import Rendered, Renderer
 from thriftune.scoring import memory
 from thriftune.scoring.columns import merge, part_table
 from thriftune.scoring.plan import Plan, make_plan
-from thriftune.scoring.transformers import Answer, Pass
+from thriftune.scoring.transformers import Answer, Pass, overflow
 from thriftune.study import Study
 from thriftune.types import IntArray, Message, Prompt
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Say = Callable[[str], None]
+_UNFINISHED = ["parts", ".*.tmp*"]
 _RENDERED = 4096  # prompts rendered at once
 
 
@@ -55,8 +56,17 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
         if manifest is not None:
             _check_same(manifest, wanted, directory)
             if (directory / "scores.parquet").exists():
+                revision = local_revision(config.model)
+                if revision is not None:
+                    _check_same(manifest, {"resolved": {"revision": revision}}, directory)
+                _tidy(directory, [*_UNFINISHED, "plan.parquet"])
                 say(f"{config.name}: already scored ({manifest['prompts']:,} prompts); nothing to do")
                 return directory
+        # A plan without a manifest is of a run that was killed before it began, maybe with other settings.
+        _tidy(directory, [*_UNFINISHED, "plan.parquet"] if manifest is None else [".*.tmp*"])
+        pool = _in_one_piece(study.pool(["id", "text", "messages", "group"]))
+        if not pool.num_rows:
+            raise ScoreError(f"the pool of {study.path} is empty (is everything held out?): there is nothing to score")
         lm = load(
             config.model,
             revision=config.revision,
@@ -65,9 +75,11 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
             trust_remote_code=config.trust_remote_code,
         )
         resolved = {"revision": lm.revision, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
+        origin = provenance()
         if manifest is not None:
-            _check_same(manifest, {"resolved": resolved}, directory)
-        pool = study.pool(["id", "text", "messages", "group"])
+            # What computes must not change between the parts of one run.
+            versions = {k: v for k, v in origin["versions"].items() if k in {"torch", "transformers", "tokenizers"}}
+            _check_same(manifest, {"resolved": resolved, "versions": versions}, directory)
         renderer = _renderer(lm, config)
         plan, lengths = _plan(pool, renderer, config, directory, lm)
         if manifest is None:
@@ -76,14 +88,33 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
                 "resolved": resolved,
                 "prompts": pool.num_rows,
                 "distinct": len(plan.rows),
-                **provenance(),
+                **origin,
             }
             write_json(manifest_file, manifest)
         _run(plan, lengths, pool, renderer, lm, config, directory, manifest, say)
         merge(directory, plan, pool["id"], pool["group"].to_numpy(), {k: v for k, v in manifest.items() if k != "run"})
-        shutil.rmtree(directory / "parts")
-        (directory / "plan.parquet").unlink()
+        _tidy(directory, [*_UNFINISHED, "plan.parquet"])
     return directory
+
+
+def _tidy(directory: Path, patterns: list[str]) -> None:
+    """Remove what an interrupted or finished run left behind."""
+    for pattern in patterns:
+        for path in directory.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _in_one_piece(pool: pa.Table) -> pa.Table:
+    """The pool as one chunk with 64-bit offsets: rows are taken from it often, and texts may exceed 2 GiB."""
+    import pyarrow as pa
+
+    turn = pa.struct([("role", pa.large_string()), ("content", pa.large_string())])
+    wide = {"text": pa.large_string(), "messages": pa.large_list(turn)}
+    fields = [pa.field(f.name, wide.get(f.name, f.type)) for f in pool.schema]
+    return pool.cast(pa.schema(fields)).combine_chunks()
 
 
 def _check_same(manifest: dict[str, Any], wanted: dict[str, Any], directory: Path) -> None:
@@ -102,7 +133,7 @@ def _check_same(manifest: dict[str, Any], wanted: dict[str, Any], directory: Pat
 
 
 def _renderer(lm: LanguageModel, config: ScoreConfig) -> Renderer:
-    limit = lm.context - config.max_new_tokens
+    limit = min(lm.context - config.max_new_tokens, config.max_prompt_tokens or lm.context)
     if limit < 8:
         raise ScoreError(
             f"--max-new-tokens {config.max_new_tokens} leaves no room in the model's context of {lm.context}"
@@ -187,26 +218,30 @@ def _run(
     work = lengths + config.max_new_tokens
     left = int(work[np.isin(plan.part, missing)].sum())
     if missing:
+        scorer.check()
         say(memory.estimate(plan, lengths, scorer, missing))
     began = time.monotonic()
-    backed_off: list[int] = list(manifest.get("backed_off", []))
     with progress("scoring", float(work.sum()), "tokens", float(work.sum() - left)) as advance:
         for part in missing:
             inside = np.flatnonzero(plan.part == part)
             rows = plan.rows[inside]
             rendered = renderer.render(prompts_of(pool.take(rows)))
             answers: list[Answer] = []
+            halved: list[int] = []
             for batch in plan.batches(part):
                 scored, split = _with_back_off(scorer, rendered[batch[0] - inside[0] : batch[-1] + 1 - inside[0]])
                 answers += scored
                 if split:
-                    backed_off.append(int(plan.batch[batch[0]]))
+                    halved.append(int(plan.batch[batch[0]]))
                 advance(float(work[batch].sum()))
-            table = part_table(rows, rendered, answers, lm.tokenizer, lm.stop_ids)
-            write_table(parts / f"{part:06d}.parquet", table, {"plan": plan_digest, "part": part})
+            _check_finite(answers, lm)
+            table = part_table(rows, rendered, answers, lm.tokenizer)
+            record = {"plan": plan_digest, "part": part, "halved": halved}
+            write_table(parts / f"{part:06d}.parquet", table, record)
     seconds = time.monotonic() - began
     if missing:
         count = int(np.isin(plan.part, missing).sum())
+        backed_off = [b for p in range(plan.parts) for b in read_record(parts / f"{p:06d}.parquet")["halved"]]
         manifest["backed_off"] = backed_off
         manifest["run"] = {
             "seconds": round(seconds, 2),
@@ -223,6 +258,13 @@ def _run(
         )
         if backed_off:
             say(f"{len(backed_off)} batches did not fit into memory and were halved")
+
+
+def _check_finite(answers: list[Answer], lm: LanguageModel) -> None:
+    for a in answers:
+        numbers = [*a.entropy, *a.nll, *a.margin, 0.0 if a.prompt_nll is None else a.prompt_nll]
+        if not (np.isfinite(numbers).all() and np.isfinite(a.embedding).all()):
+            raise ScoreError(overflow(lm))
 
 
 def _whole(part: Path, plan_digest: str, say: Say) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from thriftune.errors import ModelError
+from thriftune.errors import ModelError, ScoreError
 from thriftune.model import LanguageModel
 from thriftune.render import Rendered
 from thriftune.scoring.uncertainty import Step, reduce_logits
@@ -37,6 +37,11 @@ class Answer:
     finished: bool = False
     embedding: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))
     prompt_nll: float | None = None
+
+
+def overflow(lm: LanguageModel) -> str:
+    """What to say when the model's numbers are not finite."""
+    return f"{lm.spec} yields numbers that are not finite in {lm.dtype}: use --dtype bfloat16 or float32"
 
 
 class Pass:
@@ -70,7 +75,7 @@ class Pass:
         self.pooling = pooling
         self.prompt_nll = prompt_nll
         self.padding_side = padding_side
-        self.decoder = lm.model.base_model
+        self.decoder = lm.model.get_decoder()
         self.layers = self._resolve(layers)
         self.width = len(self.layers) * int(lm.model.config.get_text_config().hidden_size)
         self._projection_checked = False
@@ -114,6 +119,38 @@ class Pass:
             logits, cache, mask, positions = self._prefill(prompts, answers)
             self._decode(answers, logits, cache, mask, positions)
         return answers
+
+    def check(self) -> None:
+        """Compare two padded prompts and two steps with the model's plain forward, before anything depends on them.
+
+        Raises:
+            ScoreError: its numbers are not finite in this dtype.
+            ModelError: the model ignores padding, positions, cache or ``logits_to_keep``, or has none of them.
+        """
+        import torch
+
+        some = [i for i in range(5, 12) if i not in self.lm.stop_ids]
+        prompts = [Rendered(np.array(ids, np.int64), np.ones(len(ids), bool), False) for ids in (some, some[:3])]
+        new_tokens, self.max_new_tokens = self.max_new_tokens, 2
+        try:
+            answers = self.run(prompts)
+            for prompt, answer in zip(prompts, answers, strict=True):
+                ids = torch.tensor([[*prompt.ids, *answer.tokens[:-1]]], device=self.lm.device)
+                with torch.inference_mode():
+                    plain = reduce_logits(
+                        self.lm.model(input_ids=ids, use_cache=False).logits[0, len(prompt.ids) - 1 :]
+                    )
+                if not np.isfinite([*answer.entropy, *answer.nll]).all():
+                    raise ScoreError(overflow(self.lm))
+                near = 1e-2 if self.lm.dtype == "float32" else 1.0
+                if not np.allclose([answer.entropy, answer.nll], [plain.entropy.cpu(), plain.nll.cpu()], atol=near):
+                    raise ModelError(
+                        f"{self.lm.spec} gives other answers in a batch than alone: thriftune cannot run it"
+                    )
+        except (AttributeError, TypeError, IndexError, NotImplementedError) as error:
+            raise ModelError(f"{self.lm.spec} is not a decoder that thriftune can run ({error})") from error
+        finally:
+            self.max_new_tokens = new_tokens
 
     # --- prefill ----------------------------------------------------------------------------------------------------
 
@@ -162,6 +199,8 @@ class Pass:
         finally:
             for handle in handles:
                 handle.remove()
+        if output.logits.shape[1] != len(ends) or not all(len(p) == len(order) for p in pooled):
+            raise ModelError(f"{self.lm.spec} is not a decoder that thriftune can run")
         logits = output.logits[torch.arange(len(prompts)), where]
         for row, answer in enumerate(answers):
             parts = [pooled[row][order.index(i)] for i in range(len(order))]
@@ -203,6 +242,8 @@ class Pass:
 
         if self._projection_checked:
             return
+        if not torch.isfinite(logits).all():
+            raise ScoreError(overflow(self.lm))
         tolerance = 1e-3 if self.lm.dtype == "float32" else 0.5
         if not torch.allclose(self._project(hidden), logits.float(), atol=tolerance, rtol=0.02):
             raise ModelError(f"{self.lm.spec} changes its logits in a way thriftune does not know: add --no-prompt-nll")
@@ -225,7 +266,7 @@ class Pass:
             logits = self._project(rows)
             wanted = torch.from_numpy(token[part]).to(logits.device)
             nll = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
-            np.add.at(sums, owner[part], nll.double().cpu().numpy())
+            np.add.at(sums, owner[part], nll.cpu().double().numpy())
         for answer, total, target in zip(answers, sums, targets, strict=True):
             answer.prompt_nll = total / len(target) if len(target) else None
 
@@ -248,7 +289,7 @@ class Pass:
             tokens = step.token
             if len(rows) - len(going) >= _COMPACT * len(rows):
                 keep = torch.tensor(going, device=device)
-                cache.batch_select_indices(keep)
+                cache.reorder_cache(keep)  # every kind of cache has it, and takes fewer rows
                 mask, positions, tokens = mask[keep], positions[keep], tokens[keep]
                 rows = [rows[i] for i in going]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)

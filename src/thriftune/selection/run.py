@@ -163,7 +163,9 @@ def _candidates(source: Study | Candidates, strategy: Strategy, run: str | None)
     candidates = source.candidates(run, embeddings=wanted)
     if len(candidates) == 0:
         raise StrategyError(f"the pool of {source.path} is empty: there is nothing to select from")
-    candidates = replace(candidates, scores={k: _missing_last(v) for k, v in candidates.scores.items()})
+    candidates = replace(
+        candidates, scores={k: _missing_last(v) if k == "prompt_nll" else v for k, v in candidates.scores.items()}
+    )
     if "tasks" in strategy.needs and candidates.tasks is None:
         return candidates, f"make the study again with: thriftune init {source.path} --task-column NAME --pool FILE"
     return candidates, f"run: thriftune score {source.path}"
