@@ -52,6 +52,9 @@ class AnnotationStore:
             connection.execute("PRAGMA synchronous=FULL")
             self._migrate(connection)
             yield connection
+        except sqlite3.OperationalError as error:
+            # Locked, read-only, no space: the answers are fine, the moment or the place is not.
+            raise StudyError(f"{self.path}: {error}; see that it can be written and nothing else holds it") from error
         except sqlite3.DatabaseError as error:
             raise StudyError(f"{self.path}: {error}; restore it from a copy if it is damaged") from error
         finally:

@@ -41,6 +41,14 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def _age(file: Path) -> tuple[str, int, str]:
+    """Oldest first, by when an artifact was made: copying a study changes the times of its files."""
+    created = ""
+    with contextlib.suppress(StudyError):  # a damaged file is listed, and named when it is read
+        created = str(read_record(file).get("created", ""))
+    return created, file.stat().st_mtime_ns, str(file)
+
+
 class Study:
     """An existing study directory; `Study.create` makes one.
 
@@ -160,7 +168,7 @@ class Study:
     def score_runs(self) -> list[str]:
         """Names of the finished score runs, the latest last."""
         found = [p for p in (self.path / "scores").glob("*/scores.parquet") if not p.parent.name.startswith(".")]
-        return [p.parent.name for p in sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.parent.name))]
+        return [p.parent.name for p in sorted(found, key=_age)]
 
     def score_run(self, run: str | None = None) -> str:
         """``run`` if it is finished, the latest run if None.
@@ -241,7 +249,7 @@ class Study:
     def selections(self) -> list[str]:
         """Names of the selections, oldest first."""
         found = (self.path / "selections").glob("[!.]*.parquet")
-        return [p.stem for p in sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.stem))]
+        return [p.stem for p in sorted(found, key=_age)]
 
     def write_selection(self, name: str, selection: Selection, record: dict[str, Any]) -> Path:
         """Store a selection with the record of what made it.

@@ -134,7 +134,7 @@ def test_a_run_that_barely_began(small_study: Study) -> None:
 def test_a_damaged_selection_is_shown_and_not_followed(small_study: Study) -> None:
     small_study.selection_file("worse").write_bytes(b"PAR1")
     state = overview(small_study)
-    assert [("damaged" in s) for s in state["selections"]] == [False, True]
+    assert {s["name"]: "damaged" in s for s in state["selections"]} == {"first": False, "worse": True}
     assert all("worse" not in command for step in state["next"] for command in step["commands"])
 
 
