@@ -150,20 +150,9 @@ def _quiet(transformers: Any) -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_tokenizer(spec: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The fast tokenizer of a model.
+def _load_tokenizer(spec: str, place: str, revision: str | None, trust_remote_code: bool) -> Any:
+    import transformers
 
-    Args:
-        spec: see `locate`.
-        revision: hub branch, tag or commit.
-        trust_remote_code: let the model's repository run its own Python code.
-
-    Raises:
-        ModelError: not found, unreachable, or without a fast tokenizer.
-    """
-    transformers = require("transformers", command="thriftune score", install=_INSTALL)
-    _quiet(transformers)
-    place = locate(spec)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             place, revision=revision or "main", trust_remote_code=trust_remote_code
@@ -196,14 +185,15 @@ def load(
         The model in eval mode with its tokenizer.
 
     Raises:
-        ModelError: not found, unreachable, damaged, or the device is not there.
+        ModelError: not found, unreachable, damaged, without a fast tokenizer, or the device is not there.
     """
     transformers = require("transformers", command="thriftune score", install=_INSTALL)
     torch = require("torch", command="thriftune score", install=_INSTALL)
     from safetensors import SafetensorError
 
-    tokenizer = load_tokenizer(spec, revision=revision, trust_remote_code=trust_remote_code)
+    _quiet(transformers)
     place = locate(spec)
+    tokenizer = _load_tokenizer(spec, place, revision, trust_remote_code)
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
     try:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thriftune.errors import ScoreError
 from thriftune.model import LanguageModel
 from thriftune.render import Rendered
 from thriftune.scoring.plan import Plan
 from thriftune.types import IntArray
 
 if TYPE_CHECKING:
-    from thriftune.scoring.transformers import Pass
+    from thriftune.scoring.transformers import Answer, Pass
 
 _CPU_BATCH = (8192, 64)
 _EXHAUSTED = ("can't allocate memory", "out of memory", "not enough memory", "cublas_status_alloc_failed")
@@ -112,16 +113,38 @@ def _probe(batch: int, tokens: int, scorer: Pass) -> tuple[float, float]:
 
 
 def _timed(scorer: Pass, batch: list[Rendered]) -> float:
-    """Seconds for a batch; where it does not fit into memory, of its half, doubled."""
     began = time.monotonic()
+    run_halving(scorer, batch)
+    return time.monotonic() - began
+
+
+def run_halving(scorer: Pass, batch: list[Rendered]) -> tuple[list[Answer], bool]:
+    """Score a batch, in halves where it does not fit into memory.
+
+    Args:
+        scorer: ready to run.
+        batch: prompts.
+
+    Returns:
+        The answers in order, and whether the batch was halved.
+
+    Raises:
+        ScoreError: not even a single prompt fits.
+    """
     try:
-        scorer.run(batch)
-        return time.monotonic() - began
+        return scorer.run(batch), False
     except (RuntimeError, MemoryError) as error:
-        if not exhausted(error) or len(batch) == 1:
+        if not exhausted(error):
             raise
+    # Outside the handler: the exception's traceback would keep the tensors alive.
     release(scorer.lm.device)
-    return 2 * _timed(scorer, batch[: len(batch) // 2])
+    if len(batch) == 1:
+        raise ScoreError(
+            f"a single prompt of {len(batch[0].ids):,} tokens does not fit into memory: lower --max-prompt-tokens or "
+            "--max-new-tokens, use --dtype bfloat16, a smaller model or a machine with more memory"
+        )
+    half = len(batch) // 2
+    return run_halving(scorer, batch[:half])[0] + run_halving(scorer, batch[half:])[0], True
 
 
 def exhausted(error: BaseException) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from thriftune.config import ScoreConfig
 from thriftune.errors import ScoreError, StudyError
 from thriftune.model import LanguageModel, load, local_revision
 from thriftune.progress import progress
-from thriftune.render import Rendered, Renderer
+from thriftune.render import Renderer
 from thriftune.scoring import memory
 from thriftune.scoring.columns import merge, part_table
 from thriftune.scoring.plan import Plan, make_plan
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Say = Callable[[str], None]
-_UNFINISHED = ["parts", ".*.tmp*"]
+_UNFINISHED = (".*.tmp*", "parts", "plan.parquet")
 _RENDERED = 4096  # prompts rendered at once
 
 
@@ -59,11 +58,11 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
                 revision = local_revision(config.model)
                 if revision is not None:
                     _check_same(manifest, {"resolved": {"revision": revision}}, directory)
-                _tidy(directory, [*_UNFINISHED, "plan.parquet"])
+                _tidy(directory, _UNFINISHED)
                 say(f"{config.name}: already scored ({manifest['prompts']:,} prompts); nothing to do")
                 return directory
         # A plan without a manifest is of a run that was killed before it began, maybe with other settings.
-        _tidy(directory, [*_UNFINISHED, "plan.parquet"] if manifest is None else [".*.tmp*"])
+        _tidy(directory, _UNFINISHED if manifest is None else _UNFINISHED[:1])
         pool = _in_one_piece(study.pool(["id", "text", "messages", "group"]))
         if not pool.num_rows:
             raise ScoreError(f"the pool of {study.path} is empty (is everything held out?): there is nothing to score")
@@ -93,11 +92,11 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
             write_json(manifest_file, manifest)
         _run(plan, lengths, pool, renderer, lm, config, directory, manifest, say)
         merge(directory, plan, pool["id"], pool["group"].to_numpy(), {k: v for k, v in manifest.items() if k != "run"})
-        _tidy(directory, [*_UNFINISHED, "plan.parquet"])
+        _tidy(directory, _UNFINISHED)
     return directory
 
 
-def _tidy(directory: Path, patterns: list[str]) -> None:
+def _tidy(directory: Path, patterns: Sequence[str]) -> None:
     """Remove what an interrupted or finished run left behind."""
     for pattern in patterns:
         for path in directory.glob(pattern):
@@ -229,7 +228,7 @@ def _run(
             answers: list[Answer] = []
             halved: list[int] = []
             for batch in plan.batches(part):
-                scored, split = _with_back_off(scorer, rendered[batch[0] - inside[0] : batch[-1] + 1 - inside[0]])
+                scored, split = memory.run_halving(scorer, rendered[batch[0] - inside[0] : batch[-1] + 1 - inside[0]])
                 answers += scored
                 if split:
                     halved.append(int(plan.batch[batch[0]]))
@@ -274,27 +273,9 @@ def _whole(part: Path, plan_digest: str, say: Say) -> bool:
     try:
         fits = read_record(part).get("plan") == plan_digest
         read_table(part)
-    except (StudyError, json.JSONDecodeError) as error:
+    except StudyError as error:
         say(f"{error}; it is scored again")
         fits = False
     if not fits:
         part.unlink()
     return fits
-
-
-def _with_back_off(scorer: Pass, batch: list[Rendered]) -> tuple[list[Answer], bool]:
-    """Score a batch, in halves where it does not fit into memory; the second value says whether it was halved."""
-    try:
-        return scorer.run(batch), False
-    except (RuntimeError, MemoryError) as error:
-        if not memory.exhausted(error):
-            raise
-    # Outside the handler: the exception's traceback would keep the tensors alive.
-    memory.release(scorer.lm.device)
-    if len(batch) == 1:
-        raise ScoreError(
-            f"a single prompt of {len(batch[0].ids):,} tokens does not fit into memory: "
-            "lower --max-new-tokens, use --dtype bfloat16, a smaller model or a machine with more memory"
-        )
-    half = len(batch) // 2
-    return _with_back_off(scorer, batch[:half])[0] + _with_back_off(scorer, batch[half:])[0], True

@@ -77,7 +77,6 @@ class Pass:
         self.padding_side = padding_side
         self.decoder = lm.model.get_decoder()
         self.layers = self._resolve(layers)
-        self.width = len(self.layers) * int(lm.model.config.get_text_config().hidden_size)
         self._projection_checked = False
 
     def _resolve(self, layers: str) -> list[int]:
