@@ -74,6 +74,79 @@ class SelectConfig(_Settings):
         return str(value) if isinstance(value, int) else value
 
 
+class FinetuneConfig(_Settings):
+    """``[finetune]``: supervised fine-tuning on answers."""
+
+    model: str | None = None
+    revision: str | None = None
+    selection: str | None = None
+    annotations: str = "human"
+    method: Literal["lora", "full"] = "lora"
+    rank: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[float, Field(gt=0)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: str = "all-linear"
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    epochs: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    max_tokens: Annotated[int, Field(ge=32)] | None = None
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    merge: bool = False
+    name: str | None = None
+    trust_remote_code: bool = False
+
+
+class EvaluateConfig(_Settings):
+    """``[evaluate]``: measuring a model on held-out prompts and public benchmarks."""
+
+    model: str | None = None
+    revision: str | None = None
+    tasks: str = "heldout"
+    generate: bool = True
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    max_prompt_tokens: Annotated[int, Field(ge=16)] | None = None
+    scorer: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    data: str | None = None
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    seed: Annotated[int, Field(ge=0)] = 0
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    name: str | None = None
+    trust_remote_code: bool = False
+
+
+class BenchConfig(_Settings):
+    """``[bench]``: strategies x budgets x seeds over a pool whose responses are known."""
+
+    strategies: Annotated[list[str], Field(min_length=1)] = ["random", "facility_location", "k_center", "mean_entropy"]
+    budgets: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [50, 100, 200]
+    seeds: Annotated[int, Field(ge=1)] = 3
+    random_seeds: Annotated[int, Field(ge=1)] | None = None
+    first_seed: Annotated[int, Field(ge=0)] = 0
+    subsample: Annotated[float, Field(gt=0, le=1)] = 0.8
+    tasks: str = "heldout"
+    items: Annotated[int, Field(ge=1)] | None = None
+    metric: str = "nll"
+    run: str | None = None
+    annotations: str = "reference"
+    generate: bool = False
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
+    scorer: str | None = None
+    control: Annotated[float, Field(gt=0, lt=1)] | None = None
+    params: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    finetune: FinetuneConfig = FinetuneConfig()
+    keep_adapters: bool = False
+    jobs: Annotated[int, Field(ge=1)] = 1
+    name: str = "bench"
+
+
 Settings = TypeVar("Settings", bound=_Settings)
 
 

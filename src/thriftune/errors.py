@@ -38,6 +38,22 @@ class AnnotationError(ThriftuneError):
     """Answers cannot be exported or brought back."""
 
 
+class FinetuneError(ThriftuneError):
+    """Fine-tuning cannot start or go on."""
+
+
+class EvaluationError(ThriftuneError):
+    """A model cannot be evaluated as asked."""
+
+
+class BenchError(ThriftuneError):
+    """An experiment is planned impossibly, or cannot go on."""
+
+
+class EndpointError(ThriftuneError):
+    """A model server refuses, fails or would cost more than allowed."""
+
+
 class MissingDependency(ThriftuneError):
     """An optional package is not installed."""
 

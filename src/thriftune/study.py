@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from thriftune.annotations import AnnotationStore
 from thriftune.artifacts import provenance, read_json, read_record, read_table, write_json, write_table
-from thriftune.errors import StudyError
-from thriftune.types import Candidates, FloatArray, Selection
+from thriftune.errors import ConfigError, StudyError
+from thriftune.types import Candidates, FloatArray, Prompt, Selection
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +47,17 @@ def _age(file: Path) -> tuple[str, int, str]:
     with contextlib.suppress(StudyError):  # a damaged file is listed, and named when it is read
         created = str(read_record(file).get("created", ""))
     return created, file.stat().st_mtime_ns, str(file)
+
+
+def _named(manifests: Iterable[Path]) -> list[str]:
+    """Names of the directories of JSON ``manifests``, oldest first by when they were made."""
+    made = []
+    for file in manifests:
+        created = ""
+        with contextlib.suppress(StudyError, AttributeError):
+            created = str(read_json(file).get("created", ""))
+        made.append((created, file.stat().st_mtime_ns, file.parent.name))
+    return [name for *_, name in sorted(made)]
 
 
 class Study:
@@ -111,6 +122,16 @@ class Study:
     def selection_file(self, name: str) -> Path:
         return self.path / "selections" / f"{check_name(name, 'selection')}.parquet"
 
+    def model_directory(self, name: str) -> Path:
+        """A fine-tuned model: ``manifest.json``, ``log.parquet``, ``adapter/`` or ``model/``."""
+        return self.path / "models" / check_name(name, "model")
+
+    def evaluation_file(self, name: str) -> Path:
+        return self.path / "evaluations" / f"{check_name(name, 'evaluation')}.parquet"
+
+    def bench_directory(self, name: str) -> Path:
+        return self.path / "bench" / check_name(name, "bench")
+
     @contextlib.contextmanager
     def lock(self, stage: str, *, wait: float = 0) -> Iterator[None]:
         """Hold ``stage`` of this study against other processes.
@@ -163,6 +184,46 @@ class Study:
         table = read_table(self.references_file)
         return dict(zip(table["id"].to_pylist(), table["response"].to_pylist(), strict=True))
 
+    def prompts(self, ids: list[str]) -> list[Prompt]:
+        """The prompts with these ids, in that order, from the pool and the hold-out.
+
+        Raises:
+            StudyError: an id is not in the study.
+        """
+        table = self.pool(["id", "text", "task", "messages"], split=None)
+        rows = {id_: row for row, id_ in enumerate(table["id"].to_pylist())}
+        absent = [i for i in ids if i not in rows]
+        if absent:
+            raise StudyError(f"{len(absent)} prompts are not in {self.path}, the first: {absent[0]!r}")
+        found = table.take([rows[i] for i in ids]).to_pylist()
+        return [
+            Prompt(r["id"], r["text"], r["task"], None if r["messages"] is None else tuple(r["messages"]))
+            for r in found
+        ]
+
+    def responses(self, kinds: str) -> dict[str, str]:
+        """Responses by prompt id, for training and evaluation.
+
+        Args:
+            kinds: of ``human`` (people's final answers, and those that came with the pool), ``teacher`` (a model's)
+                and ``reference`` (known responses of an experiment), separated by commas; the first named wins.
+
+        Raises:
+            ConfigError: an unknown kind.
+        """
+        sources = {"human": ("human", "imported"), "teacher": ("teacher",)}
+        merged: dict[str, str] = {}
+        for kind in (k.strip() for k in kinds.split(",")):
+            if kind == "reference":
+                found = self.references()
+            elif kind in sources:
+                answers = self.annotations.in_force()
+                found = {a.prompt_id: a.response for a in answers if a.status == "final" and a.source in sources[kind]}
+            else:
+                raise ConfigError(f"annotations {kind!r} are not known: give human, teacher or reference")
+            merged = {**found, **merged}
+        return merged
+
     # --- scores -----------------------------------------------------------------------------------------------------
 
     def score_runs(self) -> list[str]:
@@ -209,6 +270,20 @@ class Study:
             block = slice(start, start + 65536)
             np.multiply(stored[block], scale[block, None], out=full[block], casting="same_kind")
         return full
+
+    # --- models, evaluations, experiments ---------------------------------------------------------------------------
+
+    def models(self) -> list[str]:
+        """Names of the finished fine-tuned models, the latest last."""
+        return _named((self.path / "models").glob("[!.]*/manifest.json"))
+
+    def evaluations(self) -> list[str]:
+        """Names of the evaluations, the latest last."""
+        return [p.stem for p in sorted((self.path / "evaluations").glob("[!.]*.parquet"), key=_age)]
+
+    def benches(self) -> list[str]:
+        """Names of the experiments that have a plan, the latest last."""
+        return _named((self.path / "bench").glob("[!.]*/plan.json"))
 
     # --- selections -------------------------------------------------------------------------------------------------
 
