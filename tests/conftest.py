@@ -141,6 +141,7 @@ def small_study(tmp_path: Path) -> Study:
     scores = {
         "id": pool["id"][:m],
         "mean_entropy": pa.array(np.linspace(2, 1, m), pa.float32()),
+        "mean_nll": pa.array(np.linspace(1, 0, m), pa.float32()),
         "n_prompt_tokens": pa.array([10] * m, pa.int32()),
         "response": [f"Draft {i}\nsecond line" for i in range(m)],
         "embedding_scale": pa.array([1.0] * m, pa.float32()),

@@ -61,7 +61,11 @@ def test_an_existing_file_is_kept(small_study: Study, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "to", "message"),
     [
-        ("a.json", None, "format of .*a.json is unclear: add --to with one of jsonl, csv, messages, alpaca"),
+        (
+            "a.json",
+            None,
+            "format of .*a.json is unclear: add --to with one of jsonl, csv, messages, prompt-completion, alpaca",
+        ),
         ("a", None, "unclear"),
         ("a.csv", "xlsx", "unknown format 'xlsx'"),
         ("", "csv", "is a directory"),

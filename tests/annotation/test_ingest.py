@@ -45,7 +45,7 @@ def test_one_broken_row_refuses_the_file(small_study: Study, file: Path) -> None
         ('{"response": "x"}', "no id"),
         ('{"id": "", "response": "x"}', "no id"),
         ('{"id": null, "response": "x"}', "no id"),
-        ('{"id": "p01"}', "none of response, messages and output"),
+        ('{"id": "p01"}', "none of response, messages, completion, conversations and output"),
         ('{"id": "p01", "response": 42}', "the answer is a JSON int, not text"),
         ('{"id": "p01", "messages": [{"role": "user"}]}', "messages is not a list"),
         ('{"id": "p01", "response": "\\ud800"}', "half a Unicode character"),

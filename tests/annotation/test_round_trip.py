@@ -70,7 +70,7 @@ def test_every_text_survives_every_format(to: str, written: list[Row], array: bo
     expected = [(row.id, row.response if row.response.strip() else "") for row in written]
     assert [(row.id, row.response) for row in read] == expected
     for row, back in zip(written, read, strict=True):
-        told = back.prompt if to != "messages" else back.prompt[0][1]
+        told = back.prompt if not isinstance(back.prompt, tuple) else back.prompt[0][1]
         assert (told or "") == row.text
 
 
@@ -98,10 +98,14 @@ def test_guard_by_example(text: str, cell: str) -> None:
     assert guard(text) == cell
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "messages.jsonl", "alpaca.json", "messages.json"])
+NAMES = ["a.csv", "a.jsonl", "messages.jsonl", "alpaca.json", "messages.json"]
+NAMES += ["prompt-completion.jsonl", "sharegpt.json", "label-studio.json", "argilla.json"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("selection", ["first", "holdout"])
 def test_answers_come_back_through_files(small_study: Study, tmp_path: Path, name: str, selection: str) -> None:
-    to = next((f for f in ("messages", "alpaca") if name.startswith(f)), None)
+    to = next((f for f in FORMATS if name.startswith(f"{f}.")), None)
     file = tmp_path / name
     done = export(small_study, file, to=to, selection=selection)
     assert (done.rows, done.answered) == (10 if selection == "first" else 4, 0)

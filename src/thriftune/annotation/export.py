@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,9 +51,9 @@ def export(
     Args:
         study: where the selection is.
         path: the file; None for standard output. A ``.json`` file becomes one JSON array.
-        to: ``jsonl``, ``csv``, ``messages`` or ``alpaca``; None to go by the suffix.
+        to: one of `formats.FORMATS`; None to go by the suffix.
         selection: its name; ``"holdout"`` for the prompts set aside; None for the latest.
-        draft: include the model's own answer (jsonl and csv); it speeds people up, and anchors them.
+        draft: include the model's own answer (not in training formats); it speeds people up, and anchors them.
         answered_only: leave out prompts without a final answer, as training files must.
         force: overwrite ``path``.
 
@@ -135,14 +136,15 @@ def rows(study: Study, selection: str, *, draft: bool = True) -> list[Row]:
     missing = next((i for i in ids if i not in prompts), None)
     if missing is not None:
         raise AnnotationError(f"selection {selection!r} names {missing!r}, which is not in the pool of {study.path}")
-    drafts = _drafts(study, record.get("run"), ids) if draft else {}
+    run, drafts = _drafts(study, record.get("run"), ids) if draft else (None, {})
     answers = study.annotations.final()
     result = []
     for rank, identifier in enumerate(ids, 1):
         text, turns, task = prompts[identifier]
         answer = answers.get(identifier)
-        shown = drafts.get(identifier, "") if draft else None
-        result.append(Row(identifier, rank, text, turns, task, shown, answer.response if answer else ""))
+        shown, confidence = drafts.get(identifier, ("", None)) if draft else (None, None)
+        response = answer.response if answer else ""
+        result.append(Row(identifier, rank, text, turns, task, shown, response, confidence, run))
     return result
 
 
@@ -153,13 +155,18 @@ def prompts_of(study: Study, ids: Sequence[str]) -> dict[str, tuple[str, list[Me
     return {identifier: (text, turns, task) for identifier, text, turns, task in zip(*columns, strict=True)}
 
 
-def _drafts(study: Study, run: str | None, ids: Sequence[str]) -> dict[str, str]:
+def _drafts(
+    study: Study, run: str | None, ids: Sequence[str]
+) -> tuple[str | None, dict[str, tuple[str, float | None]]]:
+    """The score run, and by id the draft and how probable the model found its tokens."""
     runs = study.score_runs()
     if not runs:
-        return {}
+        return None, {}
     # The draft of the run that the picks were made from, where it is still there.
-    table = _where(study.scores(run if run in runs else None, ["id", "response"]), ids)
-    return dict(zip(table["id"].to_pylist(), table["response"].to_pylist(), strict=True))
+    chosen = run if run in runs else runs[-1]
+    table = _where(study.scores(chosen, ["id", "response", "mean_nll"]), ids)
+    columns = (table[name].to_pylist() for name in ("id", "response", "mean_nll"))
+    return chosen, {i: (text, None if nll is None else math.exp(-nll)) for i, text, nll in zip(*columns, strict=True)}
 
 
 def _where(table: pa.Table, ids: Sequence[str]) -> pa.Table:

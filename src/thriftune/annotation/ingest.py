@@ -64,11 +64,12 @@ def ingest(
     A prompt has one answer in force: the latest. All answers are stored in one transaction, or none. A broken row (not
     readable, no id, an id that the study does not have, an id twice) refuses the whole file, unless ``skip_bad``. An
     answer that differs from the one in force, whoever gave that, is a conflict: it is left out unless ``replace``.
+    Where the file names who answered (Label Studio's, Argilla's), each person's answers are compared with their own.
 
     Args:
         study: where to.
-        path: jsonl, csv, messages or alpaca, told apart by content.
-        annotator: who answered.
+        path: in any format that `export` writes, told apart by content.
+        annotator: who answered, where the file does not say.
         source: ``human`` or ``teacher``.
         replace: let differing answers take the place of those in force.
         skip_bad: store the good rows of a file that has broken ones.
@@ -84,33 +85,67 @@ def ingest(
     except OSError as error:
         raise AnnotationError(f"{path} cannot be read: {error.strerror}") from None
     with study.lock("import"):
-        parsed = list(parse(path, data))
-        answers = [row for row in parsed if isinstance(row, Answer)]
-        prompts = prompts_of(study, [a.id for a in answers])
-        answers, broken = _check(parsed, set(prompts), study)
-        if broken and not skip_bad:
-            raise AnnotationError(_refusal(path, broken))
-        if not parsed:
-            raise AnnotationError(f"{path} has no rows")
-        answered = [a for a in answers if a.response]
-        in_force = study.annotations.final()
-        same, differing, new = [], [], []
-        for a in answered:
-            held = in_force.get(a.id)
-            if held is None:
-                new.append(a)
-            elif held.response == a.response or (not replace and _plain(held.response) == _plain(a.response)):
-                same.append(a)
-            else:
-                differing.append(a)
-        accepted = new + (differing if replace else [])
-        _store(study, accepted, annotator, source, replace=replace)
+        return store(study, list(parse(path, data)), path, annotator, source, replace=replace, skip_bad=skip_bad)
+
+
+def store(
+    study: Study,
+    parsed: Sequence[Answer | Broken],
+    origin: Path | str,
+    annotator: str,
+    source: Source,
+    *,
+    replace: bool,
+    skip_bad: bool,
+) -> Imported:
+    """As `ingest`, for rows that were read elsewhere; the caller holds the study's lock ``import``.
+
+    Args:
+        study: where to.
+        parsed: the rows.
+        origin: where they are from, for messages.
+        annotator: as for `ingest`.
+        source: as for `ingest`.
+        replace: as for `ingest`.
+        skip_bad: as for `ingest`.
+
+    Returns:
+        What was stored, and what was not.
+
+    Raises:
+        AnnotationError: rows are broken, or there are none.
+    """
+    answers = [row for row in parsed if isinstance(row, Answer)]
+    prompts = prompts_of(study, [a.id for a in answers])
+    answers, broken = _check(parsed, set(prompts), study)
+    if broken and not skip_bad:
+        raise AnnotationError(_refusal(origin, broken))
+    if not parsed:
+        raise AnnotationError(f"{origin} has no rows")
+    answered = [a for a in answers if a.response]
+    # A model's answers and people's stand side by side: neither is in the other's way.
+    kin = ("teacher",) if source == "teacher" else ("human", "imported")
+    final = [a for a in study.annotations.in_force() if a.status == "final" and a.source in kin]
+    latest = {a.prompt_id: a for a in final}
+    own = {(a.prompt_id, a.annotator): a for a in final}
+    same, differing, new, conflicts = [], [], [], []
+    for a in answered:
+        held = latest.get(a.id) if a.annotator is None else own.get((a.id, a.annotator))
+        if held is None:
+            new.append(a)
+        elif held.response == a.response or (not replace and _plain(held.response) == _plain(a.response)):
+            same.append(a)
+        else:
+            differing.append(a)
+            conflicts.append(Conflict(a.line, a.id, a.response, held))
+    accepted = new + (differing if replace else [])
+    _store(study, accepted, annotator, source, replace=replace)
     return Imported(
         new=len(new),
         replaced=len(differing) if replace else 0,
         unchanged=len(same),
         unanswered=len(answers) - len(answered),
-        conflicts=[] if replace else [Conflict(a.line, a.id, a.response, in_force[a.id]) for a in differing],
+        conflicts=[] if replace else conflicts,
         skipped=broken,
         edited=[a.id for a in answers if _edited(a.prompt, *prompts[a.id][:2])],
     )
@@ -118,27 +153,27 @@ def ingest(
 
 def _check(parsed: Sequence[Answer | Broken], known: set[str], study: Study) -> tuple[list[Answer], list[Broken]]:
     good, broken = [], []
-    first: dict[str, int] = {}
+    first: dict[tuple[str, str | None], int] = {}
     for row in parsed:
         if isinstance(row, Broken):
             broken.append(row)
         elif row.id not in known:
             broken.append(Broken(row.line, f"id {row.id!r} is not in {study.path}"))
-        elif row.id in first:
-            broken.append(Broken(row.line, f"id {row.id!r} again (first on line {first[row.id]})"))
+        elif (key := (row.id, row.annotator)) in first:
+            broken.append(Broken(row.line, f"id {row.id!r} again (first on line {first[key]})"))
         else:
-            first[row.id] = row.line
+            first[key] = row.line
             good.append(row)
     return good, broken
 
 
-def describe(path: Path, broken: Sequence[Broken]) -> str:
+def describe(path: Path | str, broken: Sequence[Broken]) -> str:
     """The first broken rows with file and line."""
     more = f"; and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
     return "; ".join(f"{path}:{row.line}: {row.reason}" for row in broken[:_SHOWN]) + more
 
 
-def _refusal(path: Path, broken: Sequence[Broken]) -> str:
+def _refusal(path: Path | str, broken: Sequence[Broken]) -> str:
     rows = "row is" if len(broken) == 1 else "rows are"
     return (
         f"nothing was imported, {len(broken)} {rows} broken: {describe(path, broken)}. "
@@ -149,16 +184,17 @@ def _refusal(path: Path, broken: Sequence[Broken]) -> str:
 def _store(study: Study, accepted: Sequence[Answer], annotator: str, source: Source, *, replace: bool) -> None:
     if not accepted:
         return
-    ids = {a.id for a in accepted}
+    given = [
+        Annotation(a.id, a.response, annotator if a.annotator is None else a.annotator, source, a.seconds)
+        for a in accepted
+    ]
+    keys = {(a.prompt_id, a.annotator) for a in given}
     # A draft or a skip by the same annotator gives way to the answer; it stays as history.
     unfinished = any(
-        a.prompt_id in ids and a.status != "final" and (a.annotator, a.source) == (annotator, source)
+        a.status != "final" and a.source == source and (a.prompt_id, a.annotator) in keys
         for a in study.annotations.in_force()
     )
-    study.annotations.add(
-        (Annotation(a.id, a.response, annotator=annotator, source=source) for a in accepted),
-        replace=replace or unfinished,
-    )
+    study.annotations.add(given, replace=replace or unfinished)
 
 
 def _plain(text: str) -> str:

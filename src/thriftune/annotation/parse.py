@@ -1,4 +1,4 @@
-"""Reading answers back: any of the four formats, told apart by content; every broken row keeps its line number."""
+"""Reading answers back: any of the formats, told apart by content; every broken row keeps its line number."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thriftune.annotation.foreign import Found, Unreadable, found_in, label_studio_flat, split, turns
 from thriftune.annotation.formats import unguard
 from thriftune.errors import AnnotationError
 
@@ -28,12 +29,16 @@ class Answer:
         id: of the prompt.
         response: the answer, exactly as in the file; empty where nobody answered yet.
         prompt: the prompt as the file has it, to notice edits.
+        annotator: who answered; None where the file does not say.
+        seconds: time spent answering; None where the file does not say.
     """
 
     line: int
     id: str
     response: str
     prompt: Told
+    annotator: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ def _json_lines(data: bytes) -> Iterator[Answer | Broken]:
         except (ValueError, RecursionError) as error:
             yield Broken(line, f"not a JSON object ({error})")
             continue
-        yield _from_json(line, row)
+        yield from from_json(line, row)
 
 
 def _json_array(path: Path, text: str) -> Iterator[Answer | Broken]:
@@ -101,7 +106,7 @@ def _json_array(path: Path, text: str) -> Iterator[Answer | Broken]:
             row, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             raise AnnotationError(f"{path}:{line} is not valid JSON ({error})") from None
-        yield _from_json(line, row)
+        yield from from_json(line, row)
         line += text.count("\n", position, end)
         position = _skip(text, end, " \t\r\n")
         line += text.count("\n", end, position)
@@ -117,54 +122,65 @@ def _skip(text: str, position: int, characters: str) -> int:
     return position
 
 
-def _from_json(line: int, row: Any) -> Answer | Broken:
+def from_json(line: int, row: Any) -> Iterator[Answer | Broken]:
+    """The answers in one JSON value of a file.
+
+    Args:
+        line: where it begins.
+        row: the value.
+
+    Yields:
+        An answer, empty where nobody gave one; several where several people did; or why the row cannot be used.
+    """
     if not isinstance(row, dict):
-        return Broken(line, f"a JSON {type(row).__name__} where an object was expected")
-    identifier = row.get("id")
+        yield Broken(line, f"a JSON {type(row).__name__} where an object was expected")
+        return
+    try:
+        for found in found_in(row) or [_own(row)]:
+            yield _checked(line, found)
+    except Unreadable as error:
+        yield Broken(line, str(error))
+
+
+def _checked(line: int, found: Found) -> Answer | Broken:
+    identifier = found.id
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         identifier = str(identifier)  # tables turn ids of digits into numbers
     if not isinstance(identifier, str) or not identifier:
         return Broken(line, "no id")
-    prompt: Told = None
+    if not isinstance(found.response, str | None):
+        return Broken(line, f"the answer is a JSON {type(found.response).__name__}, not text")
+    return _answer(line, found._replace(id=identifier, response=found.response or ""))
+
+
+def _own(row: dict[str, Any]) -> Found:
+    """jsonl, messages and alpaca."""
+    identifier = row.get("id")
     if "messages" in row:
-        turns = _turns(row["messages"])
-        if turns is None:
-            return Broken(line, "messages is not a list of {role, content} with text in both")
-        answered = "response" not in row and bool(turns) and turns[-1][0] == "assistant"
-        response = turns[-1][1] if answered else row.get("response", "")
-        prompt = turns[:-1] if answered else turns
-    elif "response" in row:
-        response, prompt = row["response"], row.get("prompt")
-    elif "output" in row:
-        response = row["output"]
+        said = turns(row["messages"])
+        if said is None:
+            raise Unreadable("messages is not a list of {role, content} with text in both")
+        if "response" in row:
+            return Found(identifier, row["response"], said)
+        told, response = split(said)
+        return Found(identifier, response, told)
+    if "response" in row:
+        prompt = row.get("prompt")
+        return Found(identifier, row["response"], prompt if isinstance(prompt, str) else None)
+    if "output" in row:
         parts = [p for p in (row.get("instruction"), row.get("input")) if isinstance(p, str) and p]
-        prompt = "\n\n".join(parts) or None
-    else:
-        return Broken(line, "none of response, messages and output is there")
-    if not isinstance(response, str | None):
-        return Broken(line, f"the answer is a JSON {type(response).__name__}, not text")
-    return _answer(line, identifier, response or "", prompt if isinstance(prompt, str | tuple) else None)
+        return Found(identifier, row["output"], "\n\n".join(parts) or None)
+    raise Unreadable("none of response, messages, completion, conversations and output is there")
 
 
-def _turns(value: Any) -> tuple[tuple[str, str], ...] | None:
-    if not isinstance(value, list):
-        return None
-    turns = []
-    for turn in value:
-        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-        if not isinstance(role, str) or not isinstance(content, str):
-            return None
-        turns.append((role, content))
-    return tuple(turns)
-
-
-def _answer(line: int, identifier: str, response: str, prompt: Told) -> Answer | Broken:
+def _answer(line: int, found: Found) -> Answer | Broken:
     try:
-        identifier.encode()
-        response.encode()
+        for text in (found.id, found.response, found.annotator or ""):
+            text.encode()
     except UnicodeEncodeError:
-        return Broken(line, "half a Unicode character (a lone surrogate) in id or answer")
-    return Answer(line, identifier, response if response.strip() else "", prompt)
+        return Broken(line, "half a Unicode character (a lone surrogate) in id, answer or annotator")
+    response = found.response if found.response.strip() else ""
+    return Answer(line, found.id, response, found.prompt, found.annotator, found.seconds)
 
 
 def _csv(path: Path, text: str) -> Iterator[Answer | Broken]:
@@ -174,6 +190,7 @@ def _csv(path: Path, text: str) -> Iterator[Answer | Broken]:
     csv.field_size_limit(_CELL_LIMIT)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
+    theirs = False
     while True:
         line = reader.line_num + 1
         try:
@@ -184,6 +201,7 @@ def _csv(path: Path, text: str) -> Iterator[Answer | Broken]:
             raise AnnotationError(f"{path}:{line} is not valid CSV ({error}): rows from there on are unclear") from None
         if not names:
             names = [cell.strip().lower() for cell in cells]
+            theirs = "thriftune_id" in names  # Label Studio's CSV, whose id is its own number
             missing = [name for name in _NEEDED if name not in names]
             if missing:
                 raise AnnotationError(
@@ -197,7 +215,5 @@ def _csv(path: Path, text: str) -> Iterator[Answer | Broken]:
             yield Broken(line, f"{len(cells)} cells under {len(names)} columns")
             continue
         row = dict(zip(names, map(unguard, cells), strict=True))
-        if not row["id"].strip():
-            yield Broken(line, "no id")
-            continue
-        yield _answer(line, row["id"], row["response"], row.get("prompt"))
+        found = label_studio_flat(row) if theirs else Found(row["id"], row["response"], row.get("prompt"))
+        yield _answer(line, found) if found.id.strip() else Broken(line, "no id")

@@ -15,7 +15,10 @@ def command(
     *,
     to: Annotated[
         str | None,
-        typer.Option(help="jsonl, csv, messages or alpaca; by default what the suffix of PATH says (.csv, .jsonl)."),
+        typer.Option(
+            help="jsonl, csv, messages, prompt-completion, alpaca, sharegpt, label-studio or argilla; by default what "
+            "the suffix of PATH says (.csv, .jsonl)."
+        ),
     ] = None,
     selection: Annotated[
         str | None, typer.Option(help="Which selection, or 'holdout'; by default the one made last.", metavar="NAME")
@@ -33,6 +36,7 @@ def command(
     csv is for spreadsheets: cells that one would run as formulas get an apostrophe, which import takes off again.
     """
     from thriftune.annotation.export import export
+    from thriftune.annotation.formats import TRAINING
     from thriftune.study import Study
 
     stdout = str(path) == "-"
@@ -51,7 +55,7 @@ def command(
         file=sys.stderr,
     )
     open_rows = done.rows - done.answered
-    if open_rows and done.format in ("messages", "alpaca"):
+    if open_rows and done.format in TRAINING:
         print(f"{open_rows} have no answer yet: add --answered-only for a file to train on", file=sys.stderr)
     elif open_rows and not stdout:
         print(f"when they are answered: thriftune import {study} {path}", file=sys.stderr)
