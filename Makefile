@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs label-studio clean
 
 demo: $(VENV)/demo
 	$(BIN)/thriftune demo
@@ -16,6 +16,10 @@ lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Against a real Label Studio server, which wants a gigabyte and an environment of its own.
+label-studio: $(VENV)/test
+	THRIFTUNE_LABEL_STUDIO=.venv-label-studio $(BIN)/python -m pytest tests/annotation/test_label_studio_server.py
 
 # docs/strategies.md from the registry.
 docs: $(VENV)/test
@@ -38,4 +42,4 @@ $(VENV)/test: $(VENV)/demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) .venv-label-studio build dist src/*.egg-info

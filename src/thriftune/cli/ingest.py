@@ -19,10 +19,10 @@ _SHOWN = 5
 def command(
     study: Annotated[Path, typer.Argument(help="The study directory.", metavar="STUDY")],
     path: Annotated[
-        Path, typer.Argument(help="jsonl, csv, messages or alpaca, told apart by content.", metavar="PATH")
+        Path, typer.Argument(help="A file in any format that export writes, told apart by content.", metavar="PATH")
     ],
     *,
-    annotator: Annotated[str, typer.Option(help="Who answered.", metavar="NAME")] = "",
+    annotator: Annotated[str, typer.Option(help="Who answered, where the file does not say.", metavar="NAME")] = "",
     source: Annotated[
         Literal["human", "teacher"], typer.Option(help="Whether people or a teacher model answered.")
     ] = "human",
@@ -43,7 +43,7 @@ def command(
 
     opened = Study(study)
     done = ingest(opened, path, annotator=annotator, source=source, replace=replace, skip_bad=skip_bad)
-    print(_summary(done))
+    print(summary(done))
     if done.edited:
         shown = ", ".join(done.edited[:_SHOWN]) + (", ..." if len(done.edited) > _SHOWN else "")
         print(f"warning: {len(done.edited)} prompts in {path} are not the study's text: {shown}", file=sys.stderr)
@@ -62,7 +62,8 @@ def command(
     print(f"next: thriftune status {study}")
 
 
-def _summary(done: Imported) -> str:
+def summary(done: Imported) -> str:
+    """What an import did, in a line."""
     parts = [f"{done.new} new"]
     if done.replaced:
         parts.append(f"{done.replaced} replaced, the old ones kept as history")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from thriftune import __version__, progress
-from thriftune.cli import demo, export, ingest, init, report, score, select, status, strategies
+from thriftune.cli import demo, export, ingest, init, label_studio, report, score, select, status, strategies
 from thriftune.errors import ThriftuneError
 
 _STOPPED = 130
@@ -31,6 +31,7 @@ app.command("select")(select.command)
 app.command("strategies")(strategies.command)
 app.command("export")(export.command)
 app.command("import")(ingest.command)
+app.add_typer(label_studio.app, name="label-studio")
 app.command("report")(report.command)
 app.command("status")(status.command)
 
