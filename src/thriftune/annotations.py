@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from thriftune.errors import StudyError
-from thriftune.types import Annotation
+from thriftune.types import Annotation, Source
+
+Flag = Literal["unanswerable", "duplicate"]
 
 # Numbered migrations: PRAGMA user_version says how many were applied; append, never edit.
 _MIGRATIONS = (
@@ -27,7 +30,38 @@ _MIGRATIONS = (
     );
     CREATE UNIQUE INDEX in_force ON annotations (prompt_id, annotator, source) WHERE replaced IS NULL;
     """,
+    # The annotation page: undo, review, flags, half-written texts, who is at work on what.
+    """
+    ALTER TABLE annotations ADD COLUMN replaces INTEGER;
+    ALTER TABLE annotations ADD COLUMN review INTEGER NOT NULL DEFAULT 0 CHECK (review IN (0, 1));
+    ALTER TABLE annotations ADD COLUMN flag TEXT CHECK (flag IN ('unanswerable', 'duplicate'));
+    ALTER TABLE annotations ADD COLUMN reason TEXT;
+    DROP INDEX in_force;
+    CREATE UNIQUE INDEX in_force ON annotations (prompt_id, annotator, source, review) WHERE replaced IS NULL;
+    CREATE INDEX by_annotator ON annotations (annotator, id) WHERE replaced IS NULL;
+    CREATE INDEX flagged ON annotations (prompt_id) WHERE flag IS NOT NULL AND replaced IS NULL;
+    CREATE TABLE drafts (
+        prompt_id TEXT NOT NULL,
+        annotator TEXT NOT NULL,
+        response TEXT,  -- NULL when it became an answer
+        seconds REAL NOT NULL,
+        revision INTEGER NOT NULL,  -- grows with every change, so that two tabs notice each other
+        saved TEXT NOT NULL,
+        PRIMARY KEY (prompt_id, annotator)
+    );
+    CREATE TABLE leases (
+        prompt_id TEXT NOT NULL,
+        annotator TEXT NOT NULL,
+        expires REAL NOT NULL,  -- seconds since 1970
+        PRIMARY KEY (prompt_id, annotator)
+    );
+    """,
 )
+
+
+def now() -> str:
+    """The time as it is stored: UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class AnnotationStore:
@@ -43,20 +77,43 @@ class AnnotationStore:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def connect(self) -> sqlite3.Connection:
+        """An open connection for a caller who keeps it, schema up to date; transactions are begun by hand.
+
+        Raises:
+            StudyError: the file is damaged, cannot be written or was written by a newer thriftune.
+        """
+        with self.reported():
+            connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                # FULL: an answer that was acknowledged survives a power failure.
+                connection.execute("PRAGMA synchronous=FULL")
+                self._migrate(connection)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
     @contextlib.contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+    def reported(self) -> Iterator[None]:
+        """SQLite's errors as one that names the file and what to do."""
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            # FULL: an answer that was acknowledged survives a power failure.
-            connection.execute("PRAGMA synchronous=FULL")
-            self._migrate(connection)
-            yield connection
+            yield
         except sqlite3.OperationalError as error:
             # Locked, read-only, no space: the answers are fine, the moment or the place is not.
             raise StudyError(f"{self.path}: {error}; see that it can be written and nothing else holds it") from error
+        except sqlite3.IntegrityError:
+            raise
         except sqlite3.DatabaseError as error:
             raise StudyError(f"{self.path}: {error}; restore it from a copy if it is damaged") from error
+
+    @contextlib.contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        connection = self.connect()
+        try:
+            with self.reported():
+                yield connection
         finally:
             connection.close()
 
@@ -89,22 +146,12 @@ class AnnotationStore:
         Raises:
             StudyError: an answer in force is in the way and ``replace`` is False, or the file cannot be written.
         """
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        moment = now()
         with self._connect() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 for a in annotations:
-                    if replace:
-                        connection.execute(
-                            "UPDATE annotations SET replaced = ? "
-                            "WHERE prompt_id = ? AND annotator = ? AND source = ? AND replaced IS NULL",
-                            (now, a.prompt_id, a.annotator, a.source),
-                        )
-                    connection.execute(
-                        "INSERT INTO annotations (prompt_id, response, annotator, source, seconds, status, created) "
-                        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                        (a.prompt_id, a.response, a.annotator, a.source, a.seconds, a.status, now),
-                    )
+                    put(connection, a, moment, replace=replace)
             except sqlite3.IntegrityError as error:
                 connection.execute("ROLLBACK")
                 raise StudyError(f"prompt {a.prompt_id!r} already has this annotator's answer ({error})") from error
@@ -114,20 +161,83 @@ class AnnotationStore:
             connection.execute("COMMIT")
 
     def in_force(self) -> list[Annotation]:
-        """The answers that were not replaced, oldest first."""
+        """The answers that were not replaced, oldest first; those a review decided on after all others."""
         if not self.path.exists():
             return []
         with self._connect() as connection:
             rows = connection.execute(
                 "SELECT prompt_id, response, annotator, source, seconds, status FROM annotations "
-                "WHERE replaced IS NULL ORDER BY id"
+                "WHERE replaced IS NULL ORDER BY review, id"
             ).fetchall()
         return [Annotation(*row) for row in rows]
 
-    def final(self) -> dict[str, Annotation]:
-        """The final answer of each answered prompt; the latest where several annotators gave one."""
-        return {a.prompt_id: a for a in self.in_force() if a.status == "final"}
+    def final(self, sources: Collection[Source] | None = None) -> dict[str, Annotation]:
+        """The final answer of each answered prompt.
 
-    def answered(self) -> set[str]:
-        """Ids of the prompts that have a final answer."""
-        return set(self.final())
+        A person's comes before a model's; of several, what a review decided, else the latest.
+
+        Args:
+            sources: only answers from these; None for all.
+        """
+        found = [a for a in self.in_force() if a.status == "final" and (sources is None or a.source in sources)]
+        # The sort keeps the order within a kind, and of several answers to a prompt the last one stays.
+        return {a.prompt_id: a for a in sorted(found, key=lambda a: a.source != "teacher")}
+
+    def answered(self, sources: Collection[Source] | None = None) -> set[str]:
+        """Ids of the prompts that have a final answer, from ``sources`` where given."""
+        return set(self.final(sources))
+
+
+def put(
+    connection: sqlite3.Connection,
+    annotation: Annotation,
+    moment: str,
+    *,
+    replace: bool,
+    review: bool = False,
+    flag: Flag | None = None,
+    reason: str | None = None,
+) -> int:
+    """Write one answer inside the caller's transaction.
+
+    Args:
+        connection: of `AnnotationStore.connect`, in a transaction.
+        annotation: what to store.
+        moment: when, as `now` gives it.
+        replace: let it take the place of the one in force, which is kept as history.
+        review: it is what a review decided on; it stands beside the reviewer's own answer and counts before all others.
+        flag: for a skipped prompt, why nobody is to answer it.
+        reason: for a skipped prompt, in words.
+
+    Returns:
+        The row's id.
+
+    Raises:
+        sqlite3.IntegrityError: one is in force and ``replace`` is False, or a value is impossible.
+    """
+    a = annotation
+    held = None
+    if replace:
+        held = connection.execute(
+            "UPDATE annotations SET replaced = ? WHERE prompt_id = ? AND annotator = ? AND source = ? AND review = ? "
+            "AND replaced IS NULL RETURNING id",
+            (moment, a.prompt_id, a.annotator, a.source, int(review)),
+        ).fetchone()
+    row = connection.execute(
+        "INSERT INTO annotations (prompt_id, response, annotator, source, seconds, status, created, replaces, review, "
+        "flag, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (
+            *(a.prompt_id, a.response, a.annotator, a.source, a.seconds, a.status, moment),
+            *(held[0] if held else None, int(review), flag, reason),
+        ),
+    ).fetchone()
+    return int(row[0])
+
+
+def withdraw(connection: sqlite3.Connection, row: int, moment: str) -> None:
+    """Take an answer back inside the caller's transaction: it becomes history, what it replaced is in force again."""
+    (before,) = connection.execute(
+        "UPDATE annotations SET replaced = ? WHERE id = ? RETURNING replaces", (moment, row)
+    ).fetchone()
+    if before is not None:
+        connection.execute("UPDATE annotations SET replaced = NULL WHERE id = ?", (before,))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from thriftune.errors import ConfigError
 
@@ -74,6 +74,20 @@ class SelectConfig(_Settings):
         return str(value) if isinstance(value, int) else value
 
 
+class AnnotateConfig(_Settings):
+    """``[annotate]``: the page on which people answer."""
+
+    selection: str | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8765
+    allow_host: list[str] = Field(default_factory=list)
+    overlap: Annotated[int, Field(ge=1, le=100)] = 1
+    lease_minutes: Annotated[float, Field(gt=0, le=1440)] = 15
+    hide_drafts: bool = False
+    guidelines: Path | None = None
+    reserve: Annotated[int, Field(ge=0)] | None = None
+
+
 class FinetuneConfig(_Settings):
     """``[finetune]``: supervised fine-tuning on answers."""
 
@@ -107,6 +121,7 @@ class EvaluateConfig(_Settings):
     model: str | None = None
     revision: str | None = None
     tasks: str = "heldout"
+    annotations: str = "human,reference"
     generate: bool = True
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
     max_prompt_tokens: Annotated[int, Field(ge=16)] | None = None
@@ -114,6 +129,7 @@ class EvaluateConfig(_Settings):
     limit: Annotated[int, Field(ge=1)] | None = None
     data: str | None = None
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    apply_chat_template: bool = False
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -139,12 +155,86 @@ class BenchConfig(_Settings):
     generate: bool = False
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
     scorer: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    data: str | None = None
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
     control: Annotated[float, Field(gt=0, lt=1)] | None = None
     params: dict[str, dict[str, Any]] = Field(default_factory=dict)
     finetune: FinetuneConfig = FinetuneConfig()
     keep_adapters: bool = False
     jobs: Annotated[int, Field(ge=1)] = 1
     name: str = "bench"
+
+    @field_validator("strategies", "budgets", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Text with commas, as on the command line; every entry once."""
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        return list(dict.fromkeys(value)) if isinstance(value, list) else value
+
+    @field_validator("budgets")
+    @classmethod
+    def _ascending(cls, value: list[int]) -> list[int]:
+        return sorted(set(value))
+
+    @field_validator("finetune")
+    @classmethod
+    def _one_of_many(cls, value: FinetuneConfig) -> FinetuneConfig:
+        own = {"selection": None, "name": None, "merge": False, "seed": 0}
+        given = [key for key, default in own.items() if getattr(value, key) != default]
+        if given:
+            raise ValueError(f"{', '.join(given)} of [bench.finetune] are set by the bench itself: leave them out")
+        return value
+
+    @model_validator(mode="after")
+    def _baseline_seeds(self) -> BenchConfig:
+        if self.random_seeds is not None and self.random_seeds < self.seeds:
+            raise ValueError(f"random_seeds={self.random_seeds} is below seeds={self.seeds}: random needs as many")
+        return self
+
+
+class EndpointConfig(_Settings):
+    """What every use of a model server has: where it is, how it is asked and what it may cost."""
+
+    endpoint: str
+    model: str = Field(min_length=1)
+    api_key_env: str | None = None
+    plain_http: bool = False
+    max_tokens: Annotated[int, Field(ge=1)] = 1024
+    temperature: Annotated[float, Field(ge=0, le=2)] | Literal["server"] = 0
+    concurrency: Annotated[int, Field(ge=1, le=512)] = 8
+    timeout: Annotated[float, Field(gt=0)] = 300
+    retries: Annotated[int, Field(ge=0, le=20)] = 6
+    price_in: Annotated[float, Field(ge=0)] | None = None
+    price_out: Annotated[float, Field(ge=0)] | None = None
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    budget_money: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("budget_money")
+    @classmethod
+    def _priced(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and (info.data.get("price_in") is None or info.data.get("price_out") is None):
+            raise ValueError("needs price_in and price_out, the prices of a million tokens read and written")
+        return value
+
+
+class TeachConfig(EndpointConfig):
+    """``[teach]``: a model server answers the selected prompts."""
+
+    selection: str | None = None
+    system: str | None = None
+    answered_too: bool = False
+    redo_cut: bool = False
+
+
+class JudgeConfig(EndpointConfig):
+    """``[judge]``: a model server compares two models' answers."""
+
+    reference: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    name: str | None = None
 
 
 Settings = TypeVar("Settings", bound=_Settings)

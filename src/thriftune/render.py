@@ -90,6 +90,22 @@ class Renderer:
             del self._pieces[roles]  # a template may print the date: take it apart once more
         return text, _search(text, turns)
 
+    def complete(self, prompt: Prompt, response: str) -> tuple[str, str]:
+        """The text the model continues, and what the template writes after it when the answer is ``response``.
+
+        Returns:
+            The prompt's text as `lay_out` gives it, and the continuation: the response and the end of its turn.
+        """
+        text, _ = self.lay_out(prompt)
+        if not self.tokenizer.chat_template:
+            return text, response if text[-1:].isspace() else f" {response}"
+        whole = self._apply(prompt.turns, prompt.id, response)
+        if whole.startswith(text):
+            return text, whole[len(text) :]
+        # The template opens the answer otherwise than it opens a finished turn (a reasoning block): keep the opening.
+        mark = _MARK.format("answer")
+        return text, response + self._apply(prompt.turns, prompt.id, mark).partition(mark)[2]
+
     def _template(self, roles: tuple[str, ...], prompt_id: str) -> list[str]:
         if roles not in self._pieces:
             marked = [Message(role=r, content=_MARK.format(i)) for i, r in enumerate(roles)]
@@ -101,16 +117,17 @@ class Renderer:
             self._pieces[roles] = [*pieces, rest]
         return self._pieces[roles]
 
-    def _apply(self, turns: Sequence[Message], prompt_id: str) -> str:
+    def _apply(self, turns: Sequence[Message], prompt_id: str, answer: str | None = None) -> str:
         import jinja2
 
+        chat = list(turns) if answer is None else [*turns, Message(role="assistant", content=answer)]
         try:
-            return str(self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True))
+            return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=answer is None))
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             if len(turns) > 1 and turns[0]["role"] == "system" and turns[1]["role"] == "user":
                 # Some templates know no system turn (Gemma's): it then leads the user's first turn.
                 first = Message(role="user", content=f"{turns[0]['content']}\n\n{turns[1]['content']}")
-                return self._apply([first, *turns[2:]], prompt_id)
+                return self._apply([first, *turns[2:]], prompt_id, answer)
             raise ModelError(f"the model's chat template refuses prompt {prompt_id!r}: {error}") from error
 
     def _cut(self, prompt: Prompt, ids: IntArray, offsets: IntArray, spans: list[tuple[int, int, str]]) -> Rendered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -190,14 +191,20 @@ class Study:
         Raises:
             StudyError: an id is not in the study.
         """
-        table = self.pool(["id", "text", "task", "messages"], split=None)
+        table = self.pool(["id", "text", "task", "messages", "meta"], split=None)
         rows = {id_: row for row, id_ in enumerate(table["id"].to_pylist())}
         absent = [i for i in ids if i not in rows]
         if absent:
             raise StudyError(f"{len(absent)} prompts are not in {self.path}, the first: {absent[0]!r}")
         found = table.take([rows[i] for i in ids]).to_pylist()
         return [
-            Prompt(r["id"], r["text"], r["task"], None if r["messages"] is None else tuple(r["messages"]))
+            Prompt(
+                r["id"],
+                r["text"],
+                r["task"],
+                None if r["messages"] is None else tuple(r["messages"]),
+                json.loads(r["meta"]) if r["meta"] else {},
+            )
             for r in found
         ]
 
@@ -279,7 +286,9 @@ class Study:
 
     def evaluations(self) -> list[str]:
         """Names of the evaluations, the latest last."""
-        return [p.stem for p in sorted((self.path / "evaluations").glob("[!.]*.parquet"), key=_age)]
+        found = (self.path / "evaluations").glob("[!.]*.parquet")
+        # Answers and judgements lie beside the evaluations they belong to.
+        return [p.stem for p in sorted(found, key=_age) if not p.stem.endswith((".answers", ".judgements"))]
 
     def benches(self) -> list[str]:
         """Names of the experiments that have a plan, the latest last."""

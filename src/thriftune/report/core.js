@@ -35,6 +35,8 @@ const report = (() => {
     return size >= 1000 ? Math.round(value).toLocaleString('en') : String(Number(value.toPrecision(3)));
   };
 
+  const row = (kind, name, value) => html('span', { class: 'row' }, html('span', { class: `swatch ${kind}` }), html('span', {}, name), html('span', { class: 'value' }, value));
+
   function ticks(low, high, count) {
     const rough = (high - low) / count;
     const power = 10 ** Math.floor(Math.log10(rough));
@@ -167,5 +169,5 @@ const report = (() => {
   }
 
   setTheme(null);
-  return { data, byId, html, svg, colour, dash, percent, number, ticks, inspect, onRedraw, choose, current, state };
+  return { data, byId, html, svg, colour, dash, percent, number, row, ticks, inspect, onRedraw, choose, current, state };
 })();

@@ -21,14 +21,18 @@ from thriftune.artifacts import atomic_path, read_record
 from thriftune.errors import ConfigError, StudyError
 from thriftune.report import words
 from thriftune.report.cards import CHOICES, LEVELS, cards
+from thriftune.report.evidence import Evidence, load_evidence
 from thriftune.report.figures import Coverage, coverage, task_shares
+from thriftune.report.findings import BASELINE, experiment_view, palette
 from thriftune.report.material import Chosen, Material, load
 from thriftune.report.payload import LISTED_TASKS, payload
 from thriftune.report.reasons import SCORE_WORDS, certificate, percent
+from thriftune.report.series import experiment_series, loss_series
+from thriftune.report.trained import evaluation_table, model_view
 from thriftune.study import Study
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("core.js", "plots.js", "points.js")
+_SCRIPTS = ("core.js", "experiments.js", "plots.js", "points.js")
 _CLUSTERS = 200
 # Values that are not worth a line in the table.
 _USUAL = {"duplicates": "last", "transform": geometry.HIDDEN_STATES, "kernel": "rbf", "start": "mean"}
@@ -62,13 +66,13 @@ def write_report(
     target = study.path / "report.html" if out is None else Path(out)
     if target.is_dir():
         raise ConfigError(f"--out {target} is a directory: name the file to write, e.g. {target / 'report.html'}")
-    html = render(load(study, run, selections))
+    html = render(load(study, run, selections), load_evidence(study))
     with atomic_path(target) as temporary:
         temporary.write_text(html, encoding="utf-8", newline="\n")
     return target
 
 
-def render(material: Material) -> str:
+def render(material: Material, evidence: Evidence) -> str:
     """The page as HTML."""
     x = material.embeddings
     covered = None
@@ -76,7 +80,11 @@ def render(material: Material) -> str:
         covered = coverage(x, material.picks, material.covered, material.groups)
     correlations = words.length_correlations(material)
     shares = [] if material.tasks is None else task_shares(material.tasks, material.picks)
-    data = payload(material, covered, correlations, shares)
+    colours = palette(evidence, [c.strategy for c in material.chosen])
+    data = payload(material, covered, correlations, shares) | {
+        "experiments": experiment_series(evidence, colours),
+        "losses": loss_series(evidence.models),
+    }
     rows = _table(material, covered, shares)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
@@ -88,6 +96,7 @@ def render(material: Material) -> str:
     environment.filters["percent"] = percent
     environment.filters["coded"] = _coded
     environment.filters["breakable"] = _breakable
+    environment.filters["colour"] = _colour
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     scripts = [(_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS]
     return environment.get_template("page.html").render(
@@ -101,7 +110,11 @@ def render(material: Material) -> str:
         version=__version__,
         m=material,
         answered=int(material.annotated.sum()),
-        summary=words.summary(material, covered),
+        summary=words.summary(material, covered, evidence),
+        evidence=evidence,
+        experiments=[experiment_view(evidence, e, colours) for e in evidence.experiments],
+        models=[model_view(model) for model in evidence.models],
+        evaluations=evaluation_table(evidence.evaluations),
         rows=rows,
         clusters=any(row["clusters"] for row in rows),
         coverage=covered,
@@ -114,7 +127,7 @@ def render(material: Material) -> str:
         choices=CHOICES,
         levels=LEVELS,
         cautions=words.cautions(material, correlations),
-        records=_records(material),
+        records=_records(material, evidence),
         map=data["points"]["x"] is not None,
         variance=data["points"]["variance"],
         shown=data["shown"],
@@ -131,6 +144,11 @@ def _coded(text: str) -> Markup:
 def _breakable(name: str) -> Markup:
     """A name that a narrow column may break after an underscore."""
     return escape(name).replace("_", Markup("_<wbr>"))
+
+
+def _colour(index: int) -> str:
+    """The class that gives an element the colour of a strategy."""
+    return "kr" if index == BASELINE else f"k{index % 6 + 1}"
 
 
 def _policy(style: str, scripts: Sequence[str]) -> str:
@@ -209,8 +227,8 @@ def _warnings(material: Material, chosen: Chosen) -> list[str]:
     return found
 
 
-def _records(material: Material) -> list[dict[str, str]]:
-    """What made the study, the run and the selections, as their artifacts record it."""
+def _records(material: Material, evidence: Evidence) -> list[dict[str, str]]:
+    """What made the study, the run, the selections and what was measured, as their artifacts record it."""
     found: list[tuple[str, Mapping[str, Any]]] = [("study", material.study.record)]
     # A pool written by other software carries no record; that is no reason to withhold the page.
     with contextlib.suppress(StudyError):
@@ -218,6 +236,9 @@ def _records(material: Material) -> list[dict[str, str]]:
     if material.run is not None:
         found.append((f"score run {material.run}", material.run_record))
     found += [(f"selection {c.name}", c.record) for c in material.chosen]
+    found += [(f"experiment {e.name}", {k: v for k, v in e.plan.items() if k != "cells"}) for e in evidence.experiments]
+    found += [(f"model {m.name}", m.manifest) for m in evidence.models]
+    found += [(f"evaluation {e.name}", e.record) for e in evidence.evaluations]
     records = []
     for title, record in found:
         text = json.dumps(record, indent=2, ensure_ascii=False)

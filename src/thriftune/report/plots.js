@@ -1,14 +1,13 @@
 'use strict';
 // Line, bar and dot figures, drawn as SVG with colours from the style sheet.
 {
-  const { data, byId, html, svg, colour, dash, percent, number, ticks, inspect, onRedraw, current, state } = report;
+  const { data, byId, html, svg, colour, dash, percent, number, row, ticks, inspect, onRedraw, current, state } = report;
 
   function logTicks(low, high) {
     const found = [];
     for (let power = 1; power <= high; power *= 10) for (const m of [1, 2, 5]) if (m * power >= low && m * power <= high) found.push(m * power);
     return found;
   }
-  const row = (kind, name, value) => html('span', { class: 'row' }, html('span', { class: `swatch ${kind}` }), html('span', {}, name), html('span', { class: 'value' }, value));
 
   // --- coverage ---------------------------------------------------------------------------------------------------
   const plot = byId('coverage-plot');

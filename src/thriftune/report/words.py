@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from thriftune.report.evidence import Evidence
 from thriftune.report.figures import RANDOM_SEEDS, Coverage, spearman
+from thriftune.report.findings import metric_words, ordered_metrics
 from thriftune.report.material import Material
 from thriftune.report.reasons import SCORE_WORDS, percent
 
@@ -39,7 +41,7 @@ def model_name(material: Material) -> str:
     return ""
 
 
-def summary(material: Material, coverage: Coverage | None) -> list[str]:
+def summary(material: Material, coverage: Coverage | None, evidence: Evidence) -> list[str]:
     """The paragraph at the top of the page, a sentence each."""
     answered = int(material.annotated.sum())
     kinds = "" if material.tasks is None else f" of {_count(len(set(material.tasks) - {''}), 'task')}"
@@ -54,13 +56,32 @@ def summary(material: Material, coverage: Coverage | None) -> list[str]:
         sentences.append(f"{by} read each of them once and drafted an answer; its doubts are the scores below.")
     if material.chosen:
         sentences.append(_compared(material, coverage))
-        sentences.append(
-            "Nothing on this page shows which selection trains the better model: "
-            "that takes annotating it, fine-tuning and evaluating."
-        )
+        if not evidence.analysed:
+            sentences.append(
+                "Nothing on this page shows which selection trains the better model: "
+                "that takes annotating it, fine-tuning and evaluating."
+            )
     elif material.run is not None:
         sentences.append("Nothing is selected yet: the page shows what there is to choose from.")
-    return sentences
+    return [*_measured(evidence), *sentences]
+
+
+def _measured(evidence: Evidence) -> list[str]:
+    """What the latest experiment says, in one sentence."""
+    if not evidence.analysed:
+        return []
+    experiment, analysis = evidence.analysed[0]
+    metric = ordered_metrics(experiment, analysis)[0]
+    compared = [c for c in metric.strategies if c.strategy != analysis.baseline]
+    saving = [c.strategy for c in compared if c.shown]
+    if saving:
+        found = f"{_listed(saving)} {'was' if len(saving) == 1 else 'were'} shown to need fewer annotations"
+    elif len(compared) == 1:
+        found = f"{compared[0].strategy} was not shown to need fewer annotations"
+    else:
+        found = f"none of {len(compared)} strategies was shown to need fewer annotations"
+    found += f" than {analysis.baseline} for the same {metric_words(metric.metric)[0]}."
+    return [f"In experiment {experiment.name}, {found}"]
 
 
 def _compared(material: Material, coverage: Coverage | None) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from thriftune.artifacts import file_digest, provenance, read_json, read_record, read_table, write_json, write_table
 from thriftune.config import ScoreConfig
 from thriftune.errors import ScoreError, StudyError
+from thriftune.memory import batch_limits, peak
 from thriftune.model import LanguageModel, load, local_revision
 from thriftune.progress import progress
 from thriftune.render import Renderer
@@ -162,7 +163,7 @@ def _plan(
             block = renderer.render(prompts_of(pool.take(rows[start : start + _RENDERED])))
             lengths[start : start + len(block)] = [len(r.ids) for r in block]
             advance(len(block))
-    tokens, most = memory.batch_limits(lm)
+    tokens, most = batch_limits(lm)
     plan = make_plan(
         rows,
         lengths,
@@ -247,7 +248,7 @@ def _run(
             "prompts_scored": count,
             "prompts_per_minute": round(count / max(seconds, 1e-9) * 60, 1),
             "tokens_per_second": round(left / max(seconds, 1e-9), 1),
-            "peak_memory_gib": round(memory.peak(lm.device), 2),
+            "peak_memory_gib": round(peak(lm.device), 2),
         }
         write_json(directory / "manifest.json", manifest)
         run = manifest["run"]

@@ -1,0 +1,1 @@
+"""The annotation page: a server for one study, and the page it serves."""

@@ -1,0 +1,333 @@
+"""The plan of an experiment: everything that can be refused is refused here, and what was planned is on record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from thriftune.artifacts import file_digest, provenance, read_json, write_json
+from thriftune.bench import design
+from thriftune.bench.design import Arm, Cell, Known
+from thriftune.config import BenchConfig, EvaluateConfig
+from thriftune.errors import BenchError
+from thriftune.model import local_revision
+from thriftune.selection import registry
+from thriftune.study import Study
+from thriftune.types import IntArray
+
+# What may grow, or does not touch a result; arms and cells are compared by themselves.
+_FREE = {
+    "strategies",
+    "budgets",
+    "seeds",
+    "random_seeds",
+    "first_seed",
+    "params",
+    "run",
+    "jobs",
+    "name",
+    "keep_adapters",
+}
+_COMPUTES = ("thriftune", "numpy", "torch", "transformers", "tokenizers", "peft", "trl", "lm-eval")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment, drawn and checked; nothing has run.
+
+    Args:
+        config: as asked for.
+        arms: random first.
+        cells: seed by seed, without those already finished or not.
+        known: the prompts that take part.
+        pools: seed -> rows of the study's candidates.
+        items: seed -> held-out prompts, by id; empty without the task ``heldout``.
+        model: ``spec``, ``revision`` (None where only loading tells), ``trust_remote_code``.
+        inputs: digests of pool, responses and score runs.
+        warnings: what to look at.
+    """
+
+    config: BenchConfig
+    arms: list[Arm]
+    cells: list[Cell]
+    known: Known
+    pools: Mapping[int, IntArray]
+    items: Mapping[int, list[str]]
+    model: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    warnings: list[str]
+
+    @property
+    def seeds(self) -> list[int]:
+        return design.seeds_of(self.config, design.RANDOM)
+
+
+def make(study: Study, config: BenchConfig) -> Plan:
+    """Draw and check an experiment.
+
+    Raises:
+        BenchError: it is impossible with this study.
+        StrategyError: a strategy or parameter is unknown.
+        StudyError: the score run is not there.
+    """
+    known = design.known(study, config.annotations)
+    arms = design.arms(study, config)
+    check_needs(study, arms)
+    model = model_of(study, config)
+    seeds = design.seeds_of(config, design.RANDOM)
+    pools = {seed: design.draw_pool(known, config.subsample, seed) for seed in seeds}
+    smallest = min(len(rows) for rows in pools.values())
+    most = max(config.budgets)
+    if most > smallest:
+        lacking = f" ({known.without:,} more have no known response)" if known.without else ""
+        raise BenchError(
+            f"budget {most:,} is beyond the {smallest:,} prompts that a seed draws from: subsample {config.subsample:g} "
+            f"of {len(known.rows):,} with a known response{lacking}; give smaller budgets or a larger subsample"
+        )
+    items: dict[int, list[str]] = {seed: [] for seed in seeds}
+    own, benchmarks = design.tasks_of(config)
+    _check_measures(config, own, benchmarks)
+    if own:
+        if not known.held:
+            raise BenchError(
+                f"{study.path} has no held-out prompts with a known response ({config.annotations}): make the study "
+                f"again with: thriftune init {study.path} --holdout N --pool FILE"
+            )
+        items = {seed: design.draw_items(known.held, config.items, seed) for seed in seeds}
+    runs = sorted({arm.run for arm in arms if arm.run is not None})
+    inputs = {
+        "pool": file_digest(study.pool_file),
+        "responses": design.digest(sorted(known.responses.items())),
+        "scores": {run: file_digest(study.score_directory(run) / "scores.parquet") for run in runs},
+    }
+    cells = design.cells(config, [arm.name for arm in arms])
+    warnings = list(model["warnings"])
+    if most * 2 > smallest:
+        warnings.append(
+            f"budget {most:,} is more than half of the {smallest:,} prompts drawn from: all arms then train on largely "
+            "the same prompts, and differences shrink"
+        )
+    return Plan(config, arms, cells, known, pools, items, model, inputs, warnings)
+
+
+def _check_measures(config: BenchConfig, own: bool, benchmarks: list[str]) -> None:
+    """Refuse tasks, a scorer or a metric that no cell could measure.
+
+    Raises:
+        BenchError: nothing is measured, or not the declared metric.
+        EvaluationError: an unknown benchmark or scorer.
+    """
+    if not own and not benchmarks:
+        raise BenchError(f"tasks is {config.tasks!r}: give heldout, benchmarks such as mmlu, or both")
+    if benchmarks:
+        from thriftune.evaluation.harness import task_names
+
+        task_names(benchmarks, EvaluateConfig(data=config.data, num_fewshot=config.num_fewshot))
+    measured = {"nll"} if own else set()
+    if own and config.scorer is not None:
+        from thriftune.evaluation.scorers import load_scorer
+
+        measured |= {load_scorer(config.scorer)[0]}
+    if own and (config.generate or config.scorer is not None):
+        measured |= {"exact_match", "rouge_l"}
+    if own and not benchmarks and config.metric not in measured:
+        raise BenchError(
+            f"metric {config.metric!r} would not be measured (there: {', '.join(sorted(measured))}): exact_match, "
+            "rouge_l and scorers need --generate"
+        )
+
+
+def check_needs(study: Study, arms: list[Arm]) -> None:
+    """Refuse arms whose strategy needs a column that their score run does not have.
+
+    Raises:
+        BenchError: naming the arm and the column.
+    """
+    for arm in arms:
+        chosen = registry.get(arm.strategy)
+        needs = chosen.needed(chosen.resolve({k: v for k, v in arm.params.items() if k in chosen.parameters}))
+        candidates = study.candidates(arm.run, embeddings=False)
+        for need in needs:
+            column, _, score = need.partition(":")
+            if column == "embeddings":
+                there = arm.run is not None and (study.score_directory(arm.run) / "embeddings.npy").exists()
+            elif column == "scores":
+                there = score in candidates.scores if score else bool(candidates.scores)
+            else:
+                there = getattr(candidates, column) is not None
+            if not there:
+                what = f"score {score!r}" if score else column
+                advice = f"run: thriftune score {study.path}" if column != "tasks" else "leave it out"
+                raise BenchError(f"arm {arm.name!r} needs {what}, which this study does not have: {advice}")
+
+
+def model_of(study: Study, config: BenchConfig) -> dict[str, Any]:
+    """The model that is fine-tuned: the one asked for, else the one that scored.
+
+    Raises:
+        BenchError: neither is there.
+    """
+    asked = config.finetune
+    scored: dict[str, Any] = {}
+    if config.run is not None or study.score_runs():
+        manifest = study.score_directory(study.score_run(config.run)) / "manifest.json"
+        scored = read_json(manifest) if manifest.exists() else {}
+    scorer = scored.get("config", {}).get("model")
+    if asked.model is None and scorer is None:
+        raise BenchError(
+            f"nothing says which model to fine-tune: run: thriftune score {study.path}, or set model in [bench.finetune]"
+        )
+    spec = asked.model or scorer
+    local = local_revision(spec)
+    stored = scored.get("resolved", {})
+    revision, warnings = local or asked.revision, []
+    if asked.model is None and local is None and asked.revision is None:
+        revision = stored.get("revision")
+    elif asked.model is None and local is not None and stored.get("revision") not in (None, local):
+        warnings.append(f"the files of {spec} have changed since they scored the pool")
+    if scorer is not None and scorer != spec:
+        warnings.append(f"the pool was scored with {scorer}, what is fine-tuned is {spec}")
+    trust = asked.trust_remote_code or (asked.model is None and scored.get("config", {}).get("trust_remote_code"))
+    return {
+        "spec": spec,
+        "revision": revision,
+        "local": local is not None,
+        "trust_remote_code": bool(trust),
+        "scored_dtype": stored.get("dtype"),
+        "warnings": warnings,
+    }
+
+
+def record_of(plan: Plan, loaded: Mapping[str, Any], estimate: Mapping[str, Any]) -> dict[str, Any]:
+    """plan.json of a plan whose model was loaded.
+
+    Args:
+        plan: which.
+        loaded: ``revision``, ``dtype`` and ``device`` of the model.
+        estimate: what was measured and expected before the start.
+    """
+    return provenance(
+        stage="bench",
+        name=plan.config.name,
+        config=plan.config.model_dump(mode="json"),
+        arms=[asdict(arm) for arm in plan.arms],
+        model={"spec": plan.model["spec"], **loaded},
+        inputs=dict(plan.inputs),
+        computes=installed(),
+        prompts={
+            "with_response": len(plan.known.rows),
+            "without_response": plan.known.without,
+            "subsample": {str(seed): len(rows) for seed, rows in plan.pools.items()},
+            "held_out": len(plan.known.held),
+            "held_out_without_response": plan.known.held_without,
+            "items": {str(seed): len(ids) for seed, ids in plan.items.items()},
+        },
+        cells=[{**asdict(cell), "id": cell.id} for cell in plan.cells],
+        estimate=dict(estimate),
+        warnings=plan.warnings,
+        extensions=[],
+    )
+
+
+def installed() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    found = {}
+    for package in _COMPUTES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def same(stored: Mapping[str, Any], plan: Plan, directory: Path, *, extend: bool) -> list[str]:
+    """What is new in ``plan`` against the plan on record.
+
+    Args:
+        stored: plan.json.
+        plan: what is asked for now.
+        directory: of the bench, for messages.
+        extend: let arms, budgets and seeds be added.
+
+    Returns:
+        Ids of the cells that are new.
+
+    Raises:
+        BenchError: the plans differ, or something is added without ``extend``.
+    """
+    now = json.loads(json.dumps(record_of(plan, {}, {})))
+    changed = []
+    for key, value in now["config"].items():
+        if key not in _FREE:
+            changed += _changed(key, stored["config"].get(key), value)
+    for key in ("spec", "revision"):
+        if plan.model[key] is not None:
+            changed += _changed(f"the model's {key}", stored["model"].get(key), plan.model[key])
+    for key, value in now["inputs"].items():
+        was = stored["inputs"].get(key)
+        if isinstance(value, dict):
+            changed += [f"score run {run} is another" for run, seen in value.items() if was.get(run, seen) != seen]
+        elif was != value:
+            changed.append(f"the {key} are others" if key == "responses" else f"the {key} is another")
+    before = {arm["name"]: arm for arm in stored["arms"]}
+    for arm in now["arms"]:
+        if arm["name"] in before:
+            changed += _changed(f"arm {arm['name']}", before[arm["name"]], arm)
+    asked = [cell["id"] for cell in now["cells"]]
+    planned = [cell["id"] for cell in stored["cells"]]
+    dropped = [cell for cell in planned if cell not in set(asked)]
+    if dropped:
+        changed.append(f"{len(dropped)} cells of the plan are missing, such as {dropped[0]}")
+    if changed:
+        raise BenchError(
+            f"bench {plan.config.name!r} was planned differently ({'; '.join(changed)}): give this one another --name, "
+            f"or ask for the same; the plan is in {directory / 'plan.json'}"
+        )
+    new = [cell for cell in asked if cell not in set(planned)]
+    if new and not extend:
+        raise BenchError(
+            f"bench {plan.config.name!r} was planned without {len(new)} of these cells, such as {new[0]}: "
+            "deciding on more after a look at results makes intervals too narrow; take another --name, or --extend it, "
+            "which the analysis will say"
+        )
+    return new
+
+
+def _changed(what: str, before: Any, now: Any) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [line for key in now for line in _changed(f"{what}.{key}", before.get(key), now[key])]
+    return [] if before == now else [f"{what} was {before!r}, now {now!r}"]
+
+
+def check_computes(stored: Mapping[str, Any], name: str) -> None:
+    """Refuse to compute further cells with other package versions than the first ones.
+
+    Raises:
+        BenchError: naming what differs.
+    """
+    now = installed()
+    changed = [
+        f"{package} was {version}, now {now.get(package, 'missing')}"
+        for package, version in stored["computes"].items()
+        if now.get(package) != version
+    ]
+    if changed:
+        raise BenchError(
+            f"bench {name!r} was begun with other packages ({'; '.join(changed)}): install those to finish it, "
+            "or begin another with --name"
+        )
+
+
+def write_extended(file: Path, stored: dict[str, Any], plan: Plan, new: list[str], finished: int) -> dict[str, Any]:
+    """Add cells to the plan on record, with a note that says when and after how many results."""
+    now = json.loads(json.dumps(record_of(plan, stored["model"], stored["estimate"])))
+    note = {"created": now["created"], "cells": new, "finished_cells": finished}
+    extended = {**stored, **{key: now[key] for key in ("config", "arms", "prompts", "cells", "warnings")}}
+    extended["inputs"] = {**stored["inputs"], **now["inputs"]}
+    extended["extensions"] = [*stored["extensions"], note]
+    write_json(file, extended)
+    return extended

@@ -1,0 +1,1 @@
+"""Measuring a model: held-out prompts, public benchmarks, a judge."""

@@ -1,0 +1,1 @@
+"""`thriftune finetune`: supervised fine-tuning on the answers of a study."""

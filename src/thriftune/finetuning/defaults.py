@@ -1,0 +1,73 @@
+"""What `auto` means: learning rate and epochs by method and number of examples, and the batches they make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from thriftune.config import FinetuneConfig
+from thriftune.examples import Example, length_batches
+
+_LEARNING_RATE = {"lora": 2e-4, "full": 1e-5}
+_STEPS = 60
+_EPOCHS = (1.0, 10.0)
+
+
+def resolved(config: FinetuneConfig, examples: int) -> FinetuneConfig:
+    """``config`` with numbers in place of ``auto``.
+
+    Args:
+        config: what was asked for.
+        examples: how many examples there are to learn from.
+
+    Returns:
+        The same with numeric learning_rate and epochs.
+    """
+    update: dict[str, float] = {}
+    if config.learning_rate == "auto":
+        update["learning_rate"] = _LEARNING_RATE[config.method]
+    if config.epochs == "auto":
+        steps = math.ceil(examples / config.batch_size)
+        update["epochs"] = float(min(max(_STEPS / max(steps, 1), _EPOCHS[0]), _EPOCHS[1]))
+    return config.model_copy(update=update)
+
+
+@dataclass(frozen=True)
+class Course:
+    """The batches of a training, in order.
+
+    Args:
+        batches: rows of the examples of each optimiser step.
+        epochs: how often each example is seen, the last time maybe in part.
+    """
+
+    batches: list[list[int]]
+    epochs: float
+
+    def pieces(self, count: int) -> list[list[int]]:
+        """The batches, each in at most ``count`` pieces of equal size, for less memory."""
+        return [p.tolist() for b in self.batches for p in np.array_split(np.array(b), min(count, len(b)))]
+
+
+def course(examples: Sequence[Example], config: FinetuneConfig) -> Course:
+    """Which examples each step learns from.
+
+    Args:
+        examples: n examples.
+        config: as `resolved` gives it.
+
+    Returns:
+        The batches; they depend on lengths, batch size, epochs and seed only.
+    """
+    epochs = float(config.epochs)
+    steps = max(1, math.ceil(epochs * math.ceil(len(examples) / config.batch_size) - 1e-9))
+    batches: list[list[int]] = []
+    epoch = 0
+    while len(batches) < steps:
+        seed = int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0])
+        batches += length_batches(examples, config.batch_size, seed=seed)
+        epoch += 1
+    return Course(batches[:steps], epochs)

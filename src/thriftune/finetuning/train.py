@@ -1,0 +1,284 @@
+"""Fine-tuning a loaded model on tokenised examples."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from thriftune.config import FinetuneConfig
+from thriftune.errors import FinetuneError, require
+from thriftune.examples import Example
+from thriftune.finetuning.defaults import Course, course, resolved
+from thriftune.memory import exhausted, release
+from thriftune.model import LanguageModel
+from thriftune.progress import progress
+
+Say = Callable[[str], None]
+_INSTALL = "'thriftune[finetune]'"
+_CHECKPOINT_EVERY_S = 60.0
+
+
+@dataclass
+class Trained:
+    """A fine-tuned model in memory.
+
+    Args:
+        model: the tuned model, in eval mode; with LoRA a PEFT model around the base.
+        log: for each optimiser step ``step``, ``epoch``, ``loss`` (nats a response token), ``learning_rate`` and
+            ``seconds`` since the start.
+        seconds: duration of the training.
+        tokens: tokens trained on, prompts and repetitions included, padding excluded.
+        steps: optimiser steps.
+        config: the settings, numbers in place of ``auto``.
+    """
+
+    model: LanguageModel
+    log: list[dict[str, Any]]
+    seconds: float
+    tokens: int
+    steps: int
+    config: FinetuneConfig
+    _restore: Callable[[], None] = field(repr=False)
+
+    def detach(self) -> None:
+        """Give the base model back as it was before; the tuned model is gone."""
+        self._restore()
+
+
+def train(
+    language_model: LanguageModel,
+    examples: Sequence[Example],
+    config: FinetuneConfig,
+    *,
+    directory: Path | None = None,
+    say: Say = print,
+    probe: bool = False,
+) -> Trained:
+    """Fine-tune a model on responses.
+
+    Args:
+        language_model: the base; it is changed until `Trained.detach`.
+        examples: what to learn from.
+        config: how.
+        directory: where checkpoints go; a training that was interrupted there is continued. None for none.
+        say: receives the lines meant for people.
+        probe: first measure a step, say how long the training will take and how much memory, and split batches or
+            recompute activations where they would not fit.
+
+    Returns:
+        The tuned model and what happened.
+
+    Raises:
+        FinetuneError: nothing to learn from, settings that do not fit the model, not enough memory, or a loss that is
+            not finite.
+    """
+    for needed in ("trl", "peft"):
+        require(needed, command="thriftune finetune", install=_INSTALL)
+    if not examples:
+        raise FinetuneError("there are no examples to learn from")
+    if language_model.dtype == "float16":
+        raise FinetuneError("float16 gradients underflow: use --dtype bfloat16, or float32 on hardware without it")
+    settings = resolved(config, len(examples))
+    plan = course(examples, settings)
+    with _quiet():
+        model, restore = prepare(language_model, settings)
+        try:
+            return _train(language_model, model, restore, examples, plan, settings, directory, say, probe)
+        except BaseException as error:
+            restore()
+            if exhausted(error):
+                release(language_model.device)
+                raise FinetuneError(too_much(examples, settings)) from None
+            raise
+
+
+def too_much(examples: Sequence[Example], config: FinetuneConfig) -> str:
+    """What to say when memory ran out."""
+    longest = max(len(e.ids) for e in examples)
+    return (
+        f"out of memory with batches of {config.batch_size} and examples of up to {longest:,} tokens: lower "
+        f"--batch-size or --max-tokens{' or --rank' if config.method == 'lora' else ', or use --method lora'}"
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither warnings nor notices of the libraries below; what matters to a user is said here."""
+    import logging
+
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    loud = [logging.getLogger(name) for name in ("trl", "peft", "accelerate", "datasets")]
+    levels = [logger.level for logger in loud]
+    for logger in loud:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loud, levels, strict=True):
+            logger.setLevel(level)
+
+
+def prepare(lm: LanguageModel, config: FinetuneConfig) -> tuple[Any, Callable[[], None]]:
+    """The model with what is to be learned in it, and a function that takes it out again.
+
+    LoRA: a fresh adapter in float32 around the frozen base, computed in the base's precision. Full: all weights in
+    float32, computed in the base's precision.
+    """
+    import torch
+
+    base = lm.model
+    learns = {name: p.requires_grad for name, p in base.named_parameters()}
+    own_forward = vars(base).get("forward")
+    use_cache = base.config.use_cache if hasattr(base.config, "use_cache") else None
+    torch.manual_seed(config.seed)
+    if config.method == "lora":
+        import peft
+
+        try:
+            model = peft.get_peft_model(base, lora_config(config, lm))
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise FinetuneError(f"--target-modules {config.target_modules} does not fit {lm.spec}: {error}") from error
+        for module in model.modules():
+            if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer):
+                # PEFT would compute the adapters in float32; autocast makes them compute as the base does.
+                module.cast_input_dtype_enabled = False
+    else:
+        model = base
+        kept = {name: value.detach().to("cpu", copy=True) for name, value in base.state_dict().items()}
+        base.float().requires_grad_(True)
+
+    def restore() -> None:
+        if config.method == "lora":
+            model.unload()
+        else:
+            base.to(getattr(torch, lm.dtype))
+            base.load_state_dict(kept)
+        settle(base, own_forward, use_cache)
+        for name, p in base.named_parameters():
+            p.requires_grad_(learns[name])
+            p.grad = None
+        gc.collect()
+
+    return model, restore
+
+
+def settle(base: Any, own_forward: Any, use_cache: Any) -> None:
+    """Undo what trainers leave on a model: a patched forward, checkpointing, no cache."""
+    vars(base).pop("forward", None)
+    if own_forward is not None:
+        base.forward = own_forward
+    if getattr(base, "is_gradient_checkpointing", False):
+        base.gradient_checkpointing_disable()
+    if use_cache is not None:
+        base.config.use_cache = use_cache
+    base.eval()
+
+
+def lora_config(config: FinetuneConfig, lm: LanguageModel) -> Any:
+    """PEFT's settings."""
+    import peft
+
+    modules: Any = config.target_modules
+    if modules != "all-linear":
+        modules = [m.strip() for m in modules.split(",")]
+    return peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _train(
+    lm: LanguageModel,
+    model: Any,
+    restore: Callable[[], None],
+    examples: Sequence[Example],
+    plan: Course,
+    config: FinetuneConfig,
+    directory: Path | None,
+    say: Say,
+    probe: bool,
+) -> Trained:
+    import torch
+    import transformers
+    import trl
+
+    from thriftune.finetuning.trainer import Journal, ResponseTrainer, last_checkpoint, lines, steps_done
+
+    def computing() -> contextlib.AbstractContextManager[Any]:
+        if lm.dtype == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(lm.device.partition(":")[0], getattr(torch, lm.dtype))
+
+    base = lm.model
+    own_forward, use_cache = vars(base).get("forward"), getattr(base.config, "use_cache", None)
+    per_step = [sum(len(examples[i].ids) for i in batch) for batch in plan.batches]
+    checkpoint = None if directory is None else last_checkpoint(directory)
+    done = 0 if checkpoint is None else steps_done(checkpoint)
+    fit = None
+    count, recompute = 1, False
+    with contextlib.ExitStack() as stack:
+        output = str(directory or stack.enter_context(tempfile.TemporaryDirectory()))
+        args = trl.SFTConfig(
+            output_dir=output,
+            per_device_train_batch_size=config.batch_size,
+            gradient_accumulation_steps=count,
+            num_train_epochs=1,
+            learning_rate=float(config.learning_rate),
+            lr_scheduler_type=config.schedule,
+            warmup_steps=round(config.warmup * len(plan.batches)),
+            weight_decay=config.weight_decay,
+            seed=config.seed,
+            bf16=False,  # our own autocast, around the model and its projection
+            gradient_checkpointing=recompute,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            use_cpu=lm.device == "cpu",
+            dataloader_pin_memory=False,
+        )
+        journal = Journal(
+            stack.enter_context(progress("fine-tuning", sum(per_step), "tokens", sum(per_step[:done]))),
+            per_step,
+            len(plan.batches) / plan.epochs,
+            None if directory is None else _CHECKPOINT_EVERY_S,
+        )
+        trainer = ResponseTrainer(
+            examples,
+            plan.pieces(count),
+            computing,
+            model=model,
+            args=args,
+            processing_class=lm.tokenizer,
+            callbacks=[journal],
+        )
+        journal.trainer = trainer
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        log = lines(trainer.state)
+    settle(base, own_forward, use_cache)
+    model.eval()
+    if config.method == "lora":
+        for module in model.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = True
+    else:
+        base.to(getattr(torch, lm.dtype))
+    seconds = log[-1]["seconds"] if log else 0.0
+    return Trained(replace(lm, model=model), log, seconds, sum(per_step), len(plan.batches), config, restore)

@@ -1,0 +1,167 @@
+"""TRL's SFTTrainer with the loss of `likelihood` and batches that were planned beforehand."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+
+from thriftune.errors import FinetuneError
+from thriftune.examples import Example
+from thriftune.likelihood import response_nll
+
+_WHOLE = "complete"  # a checkpoint without this file was cut short
+
+
+class ResponseTrainer(trl.SFTTrainer):  # type: ignore[misc]
+    """Learns responses only, from given batches.
+
+    Args:
+        examples: n examples.
+        pieces: rows of ``examples`` that go through the model at once, in order.
+        computing: entered around the forward pass, for its precision.
+        others: as for `trl.SFTTrainer`.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        pieces: Sequence[list[int]],
+        computing: Callable[[], AbstractContextManager[Any]],
+        **others: Any,
+    ) -> None:
+        self._examples = examples
+        self._pieces = pieces
+        self._computing = computing
+        self.nats, self.tokens = 0.0, 0  # since the last step
+        super().__init__(
+            train_dataset=Dataset.from_dict({"row": range(len(examples))}), data_collator=self._collate, **others
+        )
+        # Our loss divides by the response tokens of the whole step, however many pieces it is in.
+        self.model_accepts_loss_kwargs = True
+
+    def _collate(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
+        batch = [self._examples[r["row"]] for r in rows]
+        labels = torch.full((len(batch), max(len(e.ids) for e in batch)), -100)
+        for row, e in enumerate(batch):
+            where = torch.from_numpy(e.response)
+            labels[row, : len(where)][where] = torch.from_numpy(e.ids[e.response])
+        return {"examples": batch, "labels": labels}
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """All batches of the training as one epoch, in the planned order."""
+        return DataLoader(self.train_dataset, batch_sampler=self._pieces, collate_fn=self._collate)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Nats a response token; the divisor counts the whole step's tokens."""
+        with self._computing():
+            nll, tokens = response_nll(model, inputs["examples"])
+        total = nll.sum()
+        self.nats += float(total.detach())
+        self.tokens += int(tokens.sum())
+        loss = total / (tokens.sum() if num_items_in_batch is None else num_items_in_batch)
+        return (loss, {}) if return_outputs else loss
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None: the finished model gets its own."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        directory = Path(self.args.output_dir)
+        written = directory / f"checkpoint-{self.state.global_step}"
+        (written / _WHOLE).touch()
+        for other in directory.glob("checkpoint-*"):
+            if other != written:
+                shutil.rmtree(other)
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; the others are removed."""
+    found = sorted(directory.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    whole = [p for p in found if (p / _WHOLE).exists()]
+    for p in found:
+        if p not in whole[-1:]:
+            shutil.rmtree(p)
+    return whole[-1] if whole else None
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Optimiser steps that a checkpoint holds."""
+    return int(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+
+
+class Journal(TrainerCallback):  # type: ignore[misc]
+    """Writes a line for each step, moves the bar, asks for checkpoints now and then.
+
+    Args:
+        advance: receives the tokens of each finished step.
+        per_step: (steps,) tokens of each step.
+        per_epoch: steps of an epoch.
+        every: seconds between checkpoints, or None for none.
+    """
+
+    def __init__(
+        self, advance: Callable[[float], None], per_step: Sequence[int], per_epoch: float, every: float | None
+    ) -> None:
+        self.advance = advance
+        self.per_step = per_step
+        self.per_epoch = per_epoch
+        self.every = every
+        self.trainer: ResponseTrainer | None = None
+        self.before = 0.0  # seconds of the interrupted run that this one continues
+        self.rate = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock."""
+        records = lines(state)
+        self.before = records[-1]["seconds"] if records else 0.0
+        self.began = self.saved = time.monotonic()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the rate this step is taken with, before the schedule moves it."""
+        self.rate = float(kwargs["optimizer"].param_groups[0]["lr"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write the step's line."""
+        assert self.trainer is not None
+        loss = self.trainer.nats / max(self.trainer.tokens, 1)
+        self.trainer.nats, self.trainer.tokens = 0.0, 0
+        now = time.monotonic()
+        if not math.isfinite(loss):
+            raise FinetuneError(
+                f"the loss is {loss} at step {state.global_step}: lower --learning-rate, or use --dtype float32"
+            )
+        state.log_history.append(
+            {
+                "step": state.global_step,
+                "epoch": state.global_step / self.per_epoch,
+                "loss": loss,
+                "learning_rate": self.rate,
+                "seconds": self.before + now - self.began,
+            }
+        )
+        self.advance(self.per_step[state.global_step - 1])
+        if self.every is not None and now - self.saved >= self.every and state.global_step < state.max_steps:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Wait anew."""
+        self.saved = time.monotonic()
+
+
+def lines(state: Any) -> list[dict[str, Any]]:
+    """The journal's lines in a trainer's state, which holds the trainer's own too."""
+    return [r for r in state.log_history if "seconds" in r]
