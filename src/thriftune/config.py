@@ -202,7 +202,7 @@ class EndpointConfig(_Settings):
     api_key_env: str | None = None
     plain_http: bool = False
     max_tokens: Annotated[int, Field(ge=1)] = 1024
-    temperature: Annotated[float, Field(ge=0, le=2)] | Literal["server"] = 0
+    temperature: Annotated[float, Field(ge=0, le=2)] | Literal["server"] = 0.0
     concurrency: Annotated[int, Field(ge=1, le=512)] = 8
     timeout: Annotated[float, Field(gt=0)] = 300
     retries: Annotated[int, Field(ge=0, le=20)] = 6

@@ -14,7 +14,7 @@ from thriftune.render import Rendered, Renderer
 from thriftune.types import BoolArray, IntArray, Prompt
 
 _BLOCK = 1024  # texts tokenised at once
-_KEPT = 4  # a prompt keeps at least a quarter of the limit, however long its response
+_KEPT = 4  # the user's text keeps a quarter of the limit, however long the response
 _POOLED = 50  # shuffled batches among which examples of similar length are put together
 
 
@@ -42,8 +42,8 @@ def tokenize(
 
     The prompt is rendered as for scoring; the response follows as the template writes an assistant's turn, up to and
     including the first token that ends an answer (the tokenizer's end-of-sequence token where the template has none).
-    A pair that exceeds the limit loses the middle of its prompt first, down to a quarter of the limit, then the end of
-    its response, which then has no end token.
+    A pair that exceeds the limit loses the middle of its prompt first, until the user's text is down to a quarter of
+    the limit, then the end of its response, which then has no end token.
 
     Args:
         source: a loaded model, or a tokenizer.
@@ -120,7 +120,7 @@ def _join(prompt: Prompt, rendered: Rendered, answer: IntArray, tokenizer: Any, 
     if len(rendered.ids) + len(answer) <= limit:
         return _example(prompt, rendered.ids, answer, rendered.truncated)
     fixed = int((~rendered.user).sum())
-    least = min(len(rendered.ids), fixed + max(limit // _KEPT - fixed, 2))
+    least = min(len(rendered.ids), fixed + limit // _KEPT)
     room = max(limit - len(answer), least)
     if room >= limit:
         raise ModelError(
@@ -145,18 +145,17 @@ def length_batches(examples: Sequence[Example], batch_size: int, *, seed: int | 
             the one that needs most memory comes first.
 
     Returns:
-        Rows of ``examples``, each in exactly one batch.
+        Rows of ``examples``, each in exactly one batch; sizes differ by one at most, so that no batch is a small rest.
     """
     lengths = np.array([len(e.ids) for e in examples], np.int64)
-    if seed is None:
-        order = np.argsort(-lengths, kind="stable")
-        return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+    count = -(-len(examples) // batch_size)
+    bounds = np.cumsum([0, *(len(part) for part in np.array_split(lengths, max(count, 1)))])
     generator = np.random.default_rng(seed)
-    shuffled = generator.permutation(len(examples))
-    batches: list[list[int]] = []
-    # Sorted within pools of many batches only: each epoch mixes the examples anew.
-    for start in range(0, len(shuffled), batch_size * _POOLED):
-        pool = shuffled[start : start + batch_size * _POOLED]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[i : i + batch_size].tolist() for i in range(0, len(pool), batch_size)]
-    return [batches[i] for i in generator.permutation(len(batches))]
+    order = np.arange(len(examples)) if seed is None else generator.permutation(len(examples))
+    # Sorted within pools of many batches only, where a seed is given: each epoch mixes the examples anew.
+    pooled = count if seed is None else _POOLED
+    for first in range(0, count, max(pooled, 1)):
+        inside = slice(bounds[first], bounds[min(first + pooled, count)])
+        order[inside] = order[inside][np.argsort(-lengths[order[inside]], kind="stable")]
+    batches = [order[bounds[i] : bounds[i + 1]].tolist() for i in range(count)]
+    return batches if seed is None else [batches[i] for i in generator.permutation(count)]

@@ -160,9 +160,7 @@ def _in_chunks(hidden: Tensor, targets: Tensor, tail: Callable[[Tensor], Tensor]
     from torch.utils.checkpoint import checkpoint
 
     head = base.get_output_embeddings()
-    size = max(
-        16, _ELEMENTS.get(hidden.device.type, _ELEMENTS["cuda"]) // int(base.config.get_text_config().vocab_size)
-    )
+    size = _rows_at_once(base, hidden.device.type)
     pieces = list(zip(hidden.split(size), targets.split(size), strict=True))
     if not pieces:
         return hidden.sum(dim=-1).float()
@@ -176,6 +174,11 @@ def _in_chunks(hidden: Tensor, targets: Tensor, tail: Callable[[Tensor], Tensor]
         return torch.cat([checkpoint(piece, h, y, use_reentrant=False) for h, y in pieces])
     nll: Tensor = _FrozenProjection.apply(hidden, targets, tail, size)
     return nll
+
+
+def _rows_at_once(base: Any, device: str) -> int:
+    elements = _ELEMENTS.get(device, _ELEMENTS["cuda"])
+    return max(16, elements // int(base.config.get_text_config().vocab_size))
 
 
 def _token_nll(logits: Tensor, targets: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ def overview(study: Study) -> dict[str, Any]:
         study: which.
 
     Returns:
-        JSON values: ``study``, ``pool``, ``holdout``, ``annotations``, ``score_runs``, ``selections``, ``report`` and
-        ``next``, a list of ``{"what", "commands"}``, the most important first.
+        JSON values: ``study``, ``pool``, ``holdout``, ``annotations``, ``score_runs``, ``selections``, ``models``,
+        ``evaluations``, ``benches``, ``report`` and ``next``, a list of ``{"what", "commands"}``, the most important
+        first.
 
     Raises:
         StudyError: the pool or the answers are damaged.
@@ -39,6 +40,9 @@ def overview(study: Study) -> dict[str, Any]:
         "annotations": _annotations(study),
         "score_runs": _score_runs(study, pool["counts"]["prompts"]),
         "selections": [_selection(study, name, final) for name in study.selections()],
+        "models": [_model(study, name) for name in study.models()],
+        "evaluations": study.evaluations(),
+        "benches": [_bench(study, name) for name in study.benches()],
         "report": _report(study),
     }
     state["next"] = _next(state)
@@ -89,6 +93,29 @@ def _selection(study: Study, name: str, final: Mapping[str, Any]) -> dict[str, A
     }
 
 
+def _model(study: Study, name: str) -> dict[str, Any]:
+    try:
+        manifest = read_json(study.model_directory(name) / "manifest.json")
+        return {
+            "name": name,
+            "selection": manifest["selection"],
+            "examples": manifest["examples"],
+            "method": manifest["config"]["method"],
+        }
+    except (StudyError, KeyError, TypeError) as error:
+        return {"name": name, "damaged": str(error)}
+
+
+def _bench(study: Study, name: str) -> dict[str, Any]:
+    directory = study.bench_directory(name)
+    try:
+        cells = len(read_json(directory / "plan.json")["cells"])
+    except (StudyError, KeyError, TypeError) as error:
+        return {"name": name, "damaged": str(error)}
+    done = sum(1 for _ in (directory / "cells").glob("[!.]*.parquet"))
+    return {"name": name, "cells": cells, "done": min(done, cells), "analysed": (directory / "analysis.json").exists()}
+
+
 def _report(study: Study) -> dict[str, Any] | None:
     file = study.path / "report.html"
     if not file.exists():
@@ -96,6 +123,10 @@ def _report(study: Study) -> dict[str, Any] | None:
     made = file.stat().st_mtime_ns
     inputs = [study.selection_file(name) for name in study.selections()]
     inputs += [study.score_directory(run) / "scores.parquet" for run in study.score_runs()]
+    inputs += [study.model_directory(name) / "manifest.json" for name in study.models()]
+    inputs += [study.evaluation_file(name) for name in study.evaluations()]
+    analyses = [study.bench_directory(name) / "analysis.json" for name in study.benches()]
+    inputs += [file for file in analyses if file.exists()]
     return {"file": str(file), "up_to_date": all(f.stat().st_mtime_ns <= made for f in inputs)}
 
 
@@ -109,7 +140,8 @@ def _next(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     def answer(what: str, selection: str) -> None:
         file = f"{selection}.csv"
         step(
-            what,
+            f"{what}, on a page in the browser or in a file",
+            f"thriftune annotate {study} --selection {selection}",
             f"thriftune export {study} {file} --selection {selection}",
             f"thriftune import {study} {file}",
         )
@@ -137,12 +169,30 @@ def _next(state: Mapping[str, Any]) -> list[dict[str, Any]]:
                 f"answer the {open_prompts} open prompts of {latest['name']!r}, the latest selection", latest["name"]
             )
         else:
-            file = f"{latest['name']}-train.jsonl"
-            step(
-                f"all {latest['prompts']} prompts of {latest['name']!r} are answered: write the file to train on",
-                f"thriftune export {study} {file} --selection {latest['name']} --to messages --answered-only",
-            )
+            _trained(state, study, latest, step)
+    for bench in state["benches"]:
+        if bench.get("done", 0) < bench.get("cells", 0):
+            step(f"go on with the experiment {bench['name']!r}", f"thriftune bench {study} --name {bench['name']}")
+    if finished and state["pool"]["references"] and not state["benches"]:
+        step("measure on the known responses whether a designed selection saves answers", f"thriftune bench {study}")
     return steps
+
+
+def _trained(state: Mapping[str, Any], study: str, latest: Mapping[str, Any], step: Callable[..., None]) -> None:
+    """What follows when every prompt of the latest selection is answered."""
+    models = [m["name"] for m in state["models"] if m.get("selection") == latest["name"]]
+    if not models:
+        file = f"{latest['name']}-train.jsonl"
+        step(
+            f"all {latest['prompts']} prompts of {latest['name']!r} are answered: fine-tune on them",
+            f"thriftune finetune {study} --selection {latest['name']}",
+        )
+        step(
+            "or write the file to train on elsewhere",
+            f"thriftune export {study} {file} --selection {latest['name']} --to messages --answered-only",
+        )
+    elif not any(name.startswith(models[-1]) for name in state["evaluations"]):
+        step(f"measure the model {models[-1]!r}", f"thriftune evaluate {study} --model {models[-1]}")
 
 
 def _score_runs(study: Study, prompts: int) -> list[dict[str, Any]]:

@@ -196,7 +196,7 @@ class Study:
         absent = [i for i in ids if i not in rows]
         if absent:
             raise StudyError(f"{len(absent)} prompts are not in {self.path}, the first: {absent[0]!r}")
-        found = table.take([rows[i] for i in ids]).to_pylist()
+        found = table.take(np.array([rows[i] for i in ids], np.int64)).to_pylist()
         return [
             Prompt(
                 r["id"],

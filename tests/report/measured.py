@@ -12,7 +12,6 @@ from thriftune.artifacts import provenance, write_json, write_table
 from thriftune.study import Study
 
 RHO = {"random": 1.0, "facility_location": 1.6, "k_center": 1.1, "mean_entropy": 0.8, "task_diversity": 2.4}
-SHOWN = {"facility_location"}
 BOUND = {"task_diversity": "at least", "mean_entropy": "within"}
 
 
@@ -109,7 +108,6 @@ def _analysis(rows: pa.Table, rho: dict[str, float], budgets: tuple[int, ...], s
 def _comparison(
     strategy: str, rho: float, differences: list[tuple[int, float]], metric: str, higher: bool
 ) -> dict[str, Any]:
-    shown = strategy in SHOWN and metric == "nll"
     width = 1.25 if metric == "nll" else 1.9
     low, high = rho / width, rho * width
     bound = BOUND.get(strategy, "within")
@@ -119,6 +117,7 @@ def _comparison(
     ratio: dict[str, Any] = {"rho": rho, "rho_low": low, "rho_high": high}
     if bound == "unidentified":
         saved, ratio = dict.fromkeys(saved), dict.fromkeys(ratio)
+    shown = bool(saved["saved"] is not None and saved["saved_low"] > 0)
     percents = f"{100 * (1 - 1 / rho):.0f} %"
     verdict = (
         f"{strategy} needs {percents} fewer annotations than random for the same held-out {metric}."

@@ -87,23 +87,24 @@ class Bencher:
 
         Returns:
             ``loaded`` (see `identity`), ``tokens_per_example``, ``train_seconds_per_token``,
-            ``evaluate_seconds_per_item`` and ``seconds`` that the probe took.
+            ``evaluate_seconds_per_item`` and ``seconds_around`` (of a training, besides its steps).
         """
-        began = time.monotonic()
         lm = self.model()
         tokens = [len(e.ids) for e in self.examples(ids)]
         some = list(ids[: self.config.finetune.batch_size])
         few = list(items[:_PROBED])
         # The first time is slower: kernels are chosen, memory is claimed.
         self._measured(lm, some[:2], few[:1])
+        began = time.monotonic()
         train_s, evaluate_s = self._measured(lm, some, few)
+        whole = time.monotonic() - began
         trained_on = sum(tokens[: len(some)])
         return {
             "loaded": self.identity(lm),
             "tokens_per_example": float(np.mean(tokens)),
             "train_seconds_per_token": train_s / max(trained_on, 1),
             "evaluate_seconds_per_item": evaluate_s / max(len(few), 1),
-            "seconds": time.monotonic() - began,
+            "seconds_around": max(whole - train_s - evaluate_s, 0.0),
         }
 
     def _measured(self, lm: LanguageModel, ids: list[str], items: list[str]) -> tuple[float, float]:
@@ -143,6 +144,7 @@ class Bencher:
 
     def _run(self, cell: Cell, ids: Sequence[str], items: Sequence[str], details: dict[str, Any]) -> dict[str, Any]:
         lm = self.model()
+        began = time.monotonic()
         record: dict[str, Any] = {"finetune_seconds": 0.0, "tokens": 0, "steps": 0, "final_loss": None}
         if not ids:
             rows, answers, seconds = self._timed(lm, items)
@@ -165,8 +167,8 @@ class Bencher:
         bad = [row for row in rows if not np.isfinite(row["value"])]
         if bad:
             raise BenchError(
-                f"{bad[0]['metric']} of {bad[0]['item']!r} is {bad[0]['value']}: training diverged; lower learning_rate "
-                "in [bench.finetune]"
+                f"{bad[0]['metric']} of {bad[0]['item']!r} is {bad[0]['value']}: training diverged; lower "
+                "learning_rate in [bench.finetune]"
             )
         record = provenance(
             **{
@@ -174,6 +176,7 @@ class Bencher:
                 "n_annotations": len(ids),
                 "selection": digest(sorted(ids)),
                 "evaluate_seconds": seconds,
+                "seconds": time.monotonic() - began,
                 **details,
                 **record,
             }

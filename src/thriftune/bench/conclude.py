@@ -73,7 +73,7 @@ def conclude(
 
 def _extended(stored: Mapping[str, Any]) -> list[str]:
     return [
-        f"{len(note['cells'])} cells were added on {note['created'][:10]}, when {note['finished_cells']} were finished: "
+        f"{len(note['cells'])} cells were added on {note['created'][:10]} when {note['finished_cells']} were finished: "
         "if results were looked at before, the intervals are too narrow"
         for note in stored["extensions"]
         if note["finished_cells"]

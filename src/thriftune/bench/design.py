@@ -136,7 +136,7 @@ def arms(study: Study, config: BenchConfig) -> list[Arm]:
     for name in names:
         given = dict(config.params.get(name, {}))
         check_name(name, "arm")
-        if BASE == name or (name == RANDOM and "strategy" in given):
+        if name == BASE or (name == RANDOM and "strategy" in given):
             raise BenchError(f"{name!r} cannot be the name of an arm of your own: choose another")
         chosen = registry.get(given.pop("strategy", name))
         run = given.pop("run", config.run)

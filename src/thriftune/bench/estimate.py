@@ -18,17 +18,22 @@ class Rates:
         tokens_per_example: mean over prompts with responses, template included.
         train: seconds a token that is trained on once.
         evaluate: seconds an evaluated cell.
+        around: seconds a trained cell on top: attaching, setting up, detaching.
     """
 
     tokens_per_example: float
     train: float
     evaluate: float
+    around: float = 0.0
 
     @classmethod
     def of_probe(cls, probe: Mapping[str, Any], items: float) -> Rates:
         """From `cells.Bencher.probe`, for ``items`` held-out prompts a cell."""
         return cls(
-            probe["tokens_per_example"], probe["train_seconds_per_token"], probe["evaluate_seconds_per_item"] * items
+            probe["tokens_per_example"],
+            probe["train_seconds_per_token"],
+            probe["evaluate_seconds_per_item"] * items,
+            probe["seconds_around"],
         )
 
     def refined(self, records: Iterable[Mapping[str, Any]]) -> Rates:
@@ -38,13 +43,16 @@ class Rates:
         tokens = sum(r["tokens"] for r in run)
         train = trained / tokens if tokens else self.train
         evaluate = sum(r["evaluate_seconds"] for r in run) / len(run) if run else self.evaluate
-        return Rates(self.tokens_per_example, train, evaluate)
+        apart = [r["seconds"] - r["finetune_seconds"] - r["evaluate_seconds"] for r in run if r["tokens"]]
+        around = max(sum(apart) / len(apart), 0.0) if apart else self.around
+        return Rates(self.tokens_per_example, train, evaluate, around)
 
     def seconds(self, cells: Iterable[Cell], config: FinetuneConfig, jobs: int) -> float:
         """Expected wall time of cells, ``jobs`` at a time."""
         total = 0.0
         for cell in cells:
             total += self.train * self.tokens_per_example * passes(config, cell.budget) + self.evaluate
+            total += self.around * (cell.budget > 0)
         return total / jobs
 
 
@@ -58,9 +66,11 @@ def passes(config: FinetuneConfig, examples: int) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: ``40 s``, ``12 min``, ``3.4 h``."""
+    """Seconds in words: ``0.4 s``, ``40 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
+        return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"

@@ -13,6 +13,7 @@ from thriftune.bench.plan import Plan
 from thriftune.errors import StudyError, ThriftuneError
 from thriftune.progress import progress
 from thriftune.study import Study
+from thriftune.types import Candidates
 
 Chosen = dict[tuple[str, int], dict[int, Pick]]
 Failed = dict[tuple[str, int], str]
@@ -51,11 +52,8 @@ def choose(study: Study, plan: Plan, directory: Path) -> tuple[Chosen, Failed]:
                     failed[arm.name, seed] = f"it follows arm {broken!r}, which failed"
                 elif missing:
                     followed = {other: chosen[other, seed] for other in arm.follows.values()}
-                    outcome = _attempt(
-                        lambda arm=arm, seed=seed, missing=missing, followed=followed: pick(
-                            candidates(arm.run).take(plan.pools[seed]), arm, missing, seed, followed
-                        )
-                    )
+                    ask = functools.partial(_pick, candidates, plan, arm, missing, seed, followed)
+                    outcome = _attempt(ask)
                     if isinstance(outcome, str):
                         failed[arm.name, seed] = outcome
                     else:
@@ -65,6 +63,17 @@ def choose(study: Study, plan: Plan, directory: Path) -> tuple[Chosen, Failed]:
                     chosen[arm.name, seed] = {budget: found[budget] for budget in budgets}
                 advance(1)
     return chosen, failed
+
+
+def _pick(
+    candidates: Callable[[str | None], Candidates],
+    plan: Plan,
+    arm: Arm,
+    budgets: list[int],
+    seed: int,
+    followed: Mapping[str, Mapping[int, Pick]],
+) -> dict[int, Pick]:
+    return pick(candidates(arm.run).take(plan.pools[seed]), arm, budgets, seed, followed)
 
 
 def _attempt(select: Callable[[], dict[int, Pick]]) -> dict[int, Pick] | str:

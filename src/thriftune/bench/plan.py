@@ -1,15 +1,12 @@
-"""The plan of an experiment: everything that can be refused is refused here, and what was planned is on record."""
+"""The plan of an experiment: drawn and checked, so that whatever can be refused is refused before anything runs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib import metadata
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from thriftune.artifacts import file_digest, provenance, read_json, write_json
+from thriftune.artifacts import file_digest, read_json
 from thriftune.bench import design
 from thriftune.bench.design import Arm, Cell, Known
 from thriftune.config import BenchConfig, EvaluateConfig
@@ -18,21 +15,6 @@ from thriftune.model import local_revision
 from thriftune.selection import registry
 from thriftune.study import Study
 from thriftune.types import IntArray
-
-# What may grow, or does not touch a result; arms and cells are compared by themselves.
-_FREE = {
-    "strategies",
-    "budgets",
-    "seeds",
-    "random_seeds",
-    "first_seed",
-    "params",
-    "run",
-    "jobs",
-    "name",
-    "keep_adapters",
-}
-_COMPUTES = ("thriftune", "numpy", "torch", "transformers", "tokenizers", "peft", "trl", "lm-eval")
 
 
 @dataclass(frozen=True)
@@ -48,6 +30,7 @@ class Plan:
         items: seed -> held-out prompts, by id; empty without the task ``heldout``.
         model: ``spec``, ``revision`` (None where only loading tells), ``trust_remote_code``.
         inputs: digests of pool, responses and score runs.
+        metrics: what cells measure; of a benchmark only that it is one.
         warnings: what to look at.
     """
 
@@ -59,6 +42,7 @@ class Plan:
     items: Mapping[int, list[str]]
     model: Mapping[str, Any]
     inputs: Mapping[str, Any]
+    metrics: list[str]
     warnings: list[str]
 
     @property
@@ -85,12 +69,13 @@ def make(study: Study, config: BenchConfig) -> Plan:
     if most > smallest:
         lacking = f" ({known.without:,} more have no known response)" if known.without else ""
         raise BenchError(
-            f"budget {most:,} is beyond the {smallest:,} prompts that a seed draws from: subsample {config.subsample:g} "
-            f"of {len(known.rows):,} with a known response{lacking}; give smaller budgets or a larger subsample"
+            f"budget {most:,} is beyond the {smallest:,} prompts that a seed draws from: subsample "
+            f"{config.subsample:g} of {len(known.rows):,} with a known response{lacking}; give smaller budgets or a "
+            "larger subsample"
         )
     items: dict[int, list[str]] = {seed: [] for seed in seeds}
     own, benchmarks = design.tasks_of(config)
-    _check_measures(config, own, benchmarks)
+    metrics = _measured(config, own, benchmarks)
     if own:
         if not known.held:
             raise BenchError(
@@ -111,11 +96,11 @@ def make(study: Study, config: BenchConfig) -> Plan:
             f"budget {most:,} is more than half of the {smallest:,} prompts drawn from: all arms then train on largely "
             "the same prompts, and differences shrink"
         )
-    return Plan(config, arms, cells, known, pools, items, model, inputs, warnings)
+    return Plan(config, arms, cells, known, pools, items, model, inputs, metrics, warnings)
 
 
-def _check_measures(config: BenchConfig, own: bool, benchmarks: list[str]) -> None:
-    """Refuse tasks, a scorer or a metric that no cell could measure.
+def _measured(config: BenchConfig, own: bool, benchmarks: list[str]) -> list[str]:
+    """What cells will measure; tasks, a scorer or a metric that none could are refused.
 
     Raises:
         BenchError: nothing is measured, or not the declared metric.
@@ -139,6 +124,7 @@ def _check_measures(config: BenchConfig, own: bool, benchmarks: list[str]) -> No
             f"metric {config.metric!r} would not be measured (there: {', '.join(sorted(measured))}): exact_match, "
             "rouge_l and scorers need --generate"
         )
+    return [*sorted(measured), *benchmarks]
 
 
 def check_needs(study: Study, arms: list[Arm]) -> None:
@@ -179,7 +165,8 @@ def model_of(study: Study, config: BenchConfig) -> dict[str, Any]:
     scorer = scored.get("config", {}).get("model")
     if asked.model is None and scorer is None:
         raise BenchError(
-            f"nothing says which model to fine-tune: run: thriftune score {study.path}, or set model in [bench.finetune]"
+            f"nothing says which model to fine-tune: run: thriftune score {study.path}, or set model in "
+            "[bench.finetune]"
         )
     spec = asked.model or scorer
     local = local_revision(spec)
@@ -200,134 +187,3 @@ def model_of(study: Study, config: BenchConfig) -> dict[str, Any]:
         "scored_dtype": stored.get("dtype"),
         "warnings": warnings,
     }
-
-
-def record_of(plan: Plan, loaded: Mapping[str, Any], estimate: Mapping[str, Any]) -> dict[str, Any]:
-    """plan.json of a plan whose model was loaded.
-
-    Args:
-        plan: which.
-        loaded: ``revision``, ``dtype`` and ``device`` of the model.
-        estimate: what was measured and expected before the start.
-    """
-    return provenance(
-        stage="bench",
-        name=plan.config.name,
-        config=plan.config.model_dump(mode="json"),
-        arms=[asdict(arm) for arm in plan.arms],
-        model={"spec": plan.model["spec"], **loaded},
-        inputs=dict(plan.inputs),
-        computes=installed(),
-        prompts={
-            "with_response": len(plan.known.rows),
-            "without_response": plan.known.without,
-            "subsample": {str(seed): len(rows) for seed, rows in plan.pools.items()},
-            "held_out": len(plan.known.held),
-            "held_out_without_response": plan.known.held_without,
-            "items": {str(seed): len(ids) for seed, ids in plan.items.items()},
-        },
-        cells=[{**asdict(cell), "id": cell.id} for cell in plan.cells],
-        estimate=dict(estimate),
-        warnings=plan.warnings,
-        extensions=[],
-    )
-
-
-def installed() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
-    found = {}
-    for package in _COMPUTES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def same(stored: Mapping[str, Any], plan: Plan, directory: Path, *, extend: bool) -> list[str]:
-    """What is new in ``plan`` against the plan on record.
-
-    Args:
-        stored: plan.json.
-        plan: what is asked for now.
-        directory: of the bench, for messages.
-        extend: let arms, budgets and seeds be added.
-
-    Returns:
-        Ids of the cells that are new.
-
-    Raises:
-        BenchError: the plans differ, or something is added without ``extend``.
-    """
-    now = json.loads(json.dumps(record_of(plan, {}, {})))
-    changed = []
-    for key, value in now["config"].items():
-        if key not in _FREE:
-            changed += _changed(key, stored["config"].get(key), value)
-    for key in ("spec", "revision"):
-        if plan.model[key] is not None:
-            changed += _changed(f"the model's {key}", stored["model"].get(key), plan.model[key])
-    for key, value in now["inputs"].items():
-        was = stored["inputs"].get(key)
-        if isinstance(value, dict):
-            changed += [f"score run {run} is another" for run, seen in value.items() if was.get(run, seen) != seen]
-        elif was != value:
-            changed.append(f"the {key} are others" if key == "responses" else f"the {key} is another")
-    before = {arm["name"]: arm for arm in stored["arms"]}
-    for arm in now["arms"]:
-        if arm["name"] in before:
-            changed += _changed(f"arm {arm['name']}", before[arm["name"]], arm)
-    asked = [cell["id"] for cell in now["cells"]]
-    planned = [cell["id"] for cell in stored["cells"]]
-    dropped = [cell for cell in planned if cell not in set(asked)]
-    if dropped:
-        changed.append(f"{len(dropped)} cells of the plan are missing, such as {dropped[0]}")
-    if changed:
-        raise BenchError(
-            f"bench {plan.config.name!r} was planned differently ({'; '.join(changed)}): give this one another --name, "
-            f"or ask for the same; the plan is in {directory / 'plan.json'}"
-        )
-    new = [cell for cell in asked if cell not in set(planned)]
-    if new and not extend:
-        raise BenchError(
-            f"bench {plan.config.name!r} was planned without {len(new)} of these cells, such as {new[0]}: "
-            "deciding on more after a look at results makes intervals too narrow; take another --name, or --extend it, "
-            "which the analysis will say"
-        )
-    return new
-
-
-def _changed(what: str, before: Any, now: Any) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [line for key in now for line in _changed(f"{what}.{key}", before.get(key), now[key])]
-    return [] if before == now else [f"{what} was {before!r}, now {now!r}"]
-
-
-def check_computes(stored: Mapping[str, Any], name: str) -> None:
-    """Refuse to compute further cells with other package versions than the first ones.
-
-    Raises:
-        BenchError: naming what differs.
-    """
-    now = installed()
-    changed = [
-        f"{package} was {version}, now {now.get(package, 'missing')}"
-        for package, version in stored["computes"].items()
-        if now.get(package) != version
-    ]
-    if changed:
-        raise BenchError(
-            f"bench {name!r} was begun with other packages ({'; '.join(changed)}): install those to finish it, "
-            "or begin another with --name"
-        )
-
-
-def write_extended(file: Path, stored: dict[str, Any], plan: Plan, new: list[str], finished: int) -> dict[str, Any]:
-    """Add cells to the plan on record, with a note that says when and after how many results."""
-    now = json.loads(json.dumps(record_of(plan, stored["model"], stored["estimate"])))
-    note = {"created": now["created"], "cells": new, "finished_cells": finished}
-    extended = {**stored, **{key: now[key] for key in ("config", "arms", "prompts", "cells", "warnings")}}
-    extended["inputs"] = {**stored["inputs"], **now["inputs"]}
-    extended["extensions"] = [*stored["extensions"], note]
-    write_json(file, extended)
-    return extended

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from thriftune.artifacts import read_table
 from thriftune.bench.design import BASE, RANDOM, Cell, seeds_of
 from thriftune.bench.estimate import Rates, duration, passes
 from thriftune.bench.plan import Plan
+from thriftune.errors import BenchError, StudyError
+from thriftune.study import Study
+
+if TYPE_CHECKING:
+    from thriftune.bench.power import Noise
 
 
 def introduction(plan: Plan) -> list[str]:
@@ -49,6 +56,39 @@ def cost(plan: Plan, cells: Sequence[Cell], rates: Rates) -> list[str]:
         + (f", {config.jobs} cells at a time" if config.jobs > 1 else "")
         + (f"; {', '.join(benchmarks)} come on top, timed with the first cell" if benchmarks else "")
     ]
+
+
+def detectable(plan: Plan, study: Study) -> list[str]:
+    """The smallest saving that an experiment of this size can find, by the noise of an earlier one if there is any."""
+    from thriftune.bench.power import ASSUMED, detectable_words, smallest_detectable
+
+    metric, items = plan.config.metric, len(plan.items[plan.seeds[0]])
+    noise = _noise(study, metric)
+    if noise is None and (metric != "nll" or not items):
+        return [f"which saving this can detect by {metric} is not known before a first bench has measured its noise"]
+    saving = smallest_detectable(
+        seeds=plan.config.seeds,
+        budgets=plan.config.budgets,
+        items=max(items, 1),
+        comparisons=max(len(plan.arms) - 1, 1) * len(plan.metrics),
+        noise=noise or ASSUMED,
+    )
+    return [detectable_words(saving, noise or ASSUMED)]
+
+
+def _noise(study: Study, metric: str) -> Noise | None:
+    from thriftune.bench.power import noise_of
+    from thriftune.evaluation.metrics import higher_is_better
+
+    for name in reversed(study.benches()):
+        file = study.bench_directory(name) / "results.parquet"
+        with contextlib.suppress(StudyError, BenchError):
+            results = read_table(file) if file.exists() else None
+            if results is not None and metric in results["metric"].unique().to_pylist():
+                found = noise_of(results, metric, higher_is_better(metric))
+                if found is not None:
+                    return found
+    return None
 
 
 def finished(cell: Cell, record: Mapping[str, Any], number: int, total: int) -> str:

@@ -9,7 +9,24 @@ from typing import Annotated
 import typer
 
 from thriftune import __version__, progress
-from thriftune.cli import demo, export, ingest, init, label_studio, report, score, select, status, strategies
+from thriftune.cli import (
+    annotate,
+    bench,
+    demo,
+    evaluate,
+    export,
+    finetune,
+    ingest,
+    init,
+    judge,
+    label_studio,
+    report,
+    score,
+    select,
+    status,
+    strategies,
+    teach,
+)
 from thriftune.errors import ThriftuneError
 
 _STOPPED = 130
@@ -29,11 +46,17 @@ app.command("init")(init.command)
 app.command("score")(score.command)
 app.command("select")(select.command)
 app.command("strategies")(strategies.command)
+app.command("annotate")(annotate.command)
 app.command("export")(export.command)
 app.command("import")(ingest.command)
-app.add_typer(label_studio.app, name="label-studio")
+app.command("teach")(teach.command)
+app.command("finetune")(finetune.command)
+app.command("evaluate")(evaluate.command)
+app.command("judge")(judge.command)
+app.command("bench")(bench.command)
 app.command("report")(report.command)
 app.command("status")(status.command)
+app.add_typer(label_studio.app, name="label-studio")
 
 
 def _version(show: bool) -> None:

@@ -52,6 +52,12 @@ def _done(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for source, counts in state["annotations"].items()
     )
     yield from _rows("answers", answers, "none yet")
+    if state["models"]:
+        yield from _rows("models", (_model(m) for m in state["models"]), "")
+    if state["evaluations"]:
+        yield "evaluations", ", ".join(state["evaluations"])
+    if state["benches"]:
+        yield from _rows("benches", (_bench(b) for b in state["benches"]), "")
     report = state["report"]
     if report is None:
         yield "report", "none yet"
@@ -80,3 +86,15 @@ def _selection(selection: dict[str, Any]) -> str:
         f"{selection['name']}: {selection['prompts']:,} by {selection['strategy']}{cut}, "
         f"{selection['answered']:,} answered"
     )
+
+
+def _model(model: dict[str, Any]) -> str:
+    if "damaged" in model:
+        return f"{model['name']}: DAMAGED ({model['damaged']})"
+    return f"{model['name']}: {model['method']} on {model['examples']:,} answers"
+
+
+def _bench(bench: dict[str, Any]) -> str:
+    if "damaged" in bench:
+        return f"{bench['name']}: DAMAGED ({bench['damaged']})"
+    return f"{bench['name']}: {bench['done']:,} of {bench['cells']:,} cells"

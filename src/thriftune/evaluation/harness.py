@@ -106,7 +106,7 @@ def harness(
 
     wanted = _resolve(tasks, config)
     for typed, one in zip(tasks, wanted, strict=True):
-        if typed.startswith("bbh") and announce and one.name == "bbh_fewshot":
+        if announce and one.name == "bbh_fewshot" and not typed.startswith(one.name):
             say("bbh: few-shot examples, direct answers (the harness itself gives the name bbh to bbh_cot)")
     leaves = _leaves(wanted)
     rows: list[dict[str, Any]] = []

@@ -35,6 +35,8 @@ class HarnessModel(HFLM):
         batch_size: rows, or ``auto``.
     """
 
+    batch_size_per_gpu: Any
+
     def __init__(self, language_model: LanguageModel, batch_size: int | str) -> None:
         # The harness may set a padding token: the caller's tokenizer stays as it is.
         tokenizer = copy.deepcopy(language_model.tokenizer)

@@ -20,6 +20,8 @@ _PATIENCE_S = 600.0  # a longer run is told of --limit
 _PROBED = 6  # documents of a task whose prompts are counted
 _NEW_TOKENS = 8  # generated to measure the speed
 _CPU_PROBE = 512  # tokens read to measure it
+_REPEATS = 3
+_PROBE_S = 3.0
 _STOP_TOKENS = 3  # written behind an answer before it is seen to be over
 
 
@@ -50,7 +52,8 @@ class Workload:
         writing = f" and {self.new_tokens:,} to write" if self.new_tokens else ""
         longer = f" (up to {_duration(self.longest_seconds)} if answers ramble)" if self.new_tokens else ""
         text = (
-            f"lm-evaluation-harness: {self.items:,} questions of {self.tasks} task{'s' * (self.tasks != 1)}, "
+            f"lm-evaluation-harness: {self.items:,} question{'s' * (self.items != 1)} of "
+            f"{self.tasks} task{'s' * (self.tasks != 1)}, "
             f"{self.prompt_tokens:,} tokens to read{writing}: about {_duration(self.seconds)}{longer}"
         )
         per_task = int(self.items / self.tasks * _PATIENCE_S / max(self.seconds, 1e-9))
@@ -132,16 +135,17 @@ def _speed(lm: HarnessModel, length: int, *, generating: bool) -> tuple[float, f
 
 
 def _timed(lm: HarnessModel, work: Callable[[], Any]) -> float:
+    """Seconds of ``work``, after a warm-up: the mean of several where it is short, since machines stutter."""
     import torch
 
-    seconds = 0.0
-    for _ in range(2):
-        began = time.perf_counter()
+    work()
+    began, times = time.perf_counter(), 0
+    while times < _REPEATS and (times == 0 or time.perf_counter() - began < _PROBE_S):
         work()
         if lm.device.type == "cuda":
             torch.cuda.synchronize(lm.device)
-        seconds = time.perf_counter() - began
-    return seconds
+        times += 1
+    return (time.perf_counter() - began) / times
 
 
 def _duration(seconds: float) -> str:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Say = Callable[[str], None]
-UNLABELLED = "heldout"
-"""The task of prompts that have none."""
+HELDOUT = "heldout"
+"""What users call this suite, and the task of prompts that have none."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def measure(
         if stopped:
             say(f"{stopped} of {len(replies)} answers were stopped at --max-new-tokens {config.max_new_tokens}")
     rows = {
-        "task": pa.array([p.task or UNLABELLED for p, _, _ in values], pa.string()),
+        "task": pa.array([p.task or HELDOUT for p, _, _ in values], pa.string()),
         "item": pa.array([p.id for p, _, _ in values], pa.string()),
         "metric": pa.array([metric for _, metric, _ in values], pa.string()),
         "value": pa.array([value for _, _, value in values], pa.float64()),

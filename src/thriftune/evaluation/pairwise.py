@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import copysign, inf
 from statistics import NormalDist
 
 from thriftune.evaluation.judge_prompt import Verdict
@@ -145,9 +146,9 @@ def compare(a: str, b: str, judge: str, items: Sequence[Item]) -> Comparison:
 def win_rate_interval(wins: int, losses: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     """Interval of a win rate in which ties count half, over prompts.
 
-    The win rate is (1 + d) / 2 with d the difference of the shares of wins and losses, two proportions of the same
-    prompts: the adjusted Wald interval of Bonett and Price 2012 (J. Educ. Behav. Stat. 37, 479-488). Unlike Wilson's on
-    the win rate it grows narrower with ties, and unlike a bootstrap it does not collapse when one side wins every time.
+    The win rate is (1 + d) / 2 with d the difference of the shares of wins and losses among the same prompts. Its score
+    interval (Tango 1998, Statistics in Medicine 17, 891-908) is Wilson's where there are no ties, grows narrower with
+    ties, and does not collapse, as a bootstrap would, when one side wins every time.
 
     Args:
         wins: prompts won.
@@ -158,10 +159,33 @@ def win_rate_interval(wins: int, losses: int, n: int, level: float = LEVEL) -> t
     Returns:
         Lower and upper end, within 0 and 1.
     """
-    won, lost = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
-    d = won - lost
-    half = NormalDist().inv_cdf((1 + level) / 2) * ((won + lost - d * d) / (n + 2)) ** 0.5
-    return (1 + max(d - half, -1.0)) / 2, (1 + min(d + half, 1.0)) / 2
+    if not n:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    # The score statistic falls as d grows; both ends are where it passes z.
+    low = _bisect(lambda d: _score(wins, losses, n, d) > z, -1.0, (wins - losses) / n)
+    high = _bisect(lambda d: _score(wins, losses, n, d) > -z, (wins - losses) / n, 1.0)
+    return (1 + low) / 2, (1 + high) / 2
+
+
+def _score(wins: int, losses: int, n: int, d: float) -> float:
+    """How many standard errors the counts lie above a true difference ``d``."""
+    # The share of losses that is likeliest if the difference is d, from a quadratic equation.
+    a, b, c = 2.0 * n, -wins - losses + (2 * n - wins + losses) * d, -losses * d * (1 - d)
+    lost = (max(b * b - 4 * a * c, 0.0) ** 0.5 - b) / (2 * a)
+    variance = n * (2 * lost + d * (1 - d))
+    above = wins - losses - n * d
+    if variance < 1e-12:
+        return 0.0 if abs(above) < 1e-9 else copysign(inf, above)
+    return above / variance**0.5
+
+
+def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Where ``holds``, true on the left, stops."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
 
 def describe(c: Comparison) -> list[str]:
@@ -176,7 +200,7 @@ def describe(c: Comparison) -> list[str]:
     lines = [
         f"{c.a} against {c.b}, judged by {c.judge} on {c.items:,} prompts, each in both orders: {verdict}",
         f"  wins {c.wins:,}, ties {c.ties:,}, losses {c.losses:,}; win rate {c.win_rate:.1%} "
-        f"[{c.low:.1%}, {c.high:.1%}] (ties count half; 95 % over prompts, Bonett-Price)",
+        f"[{c.low:.1%}, {c.high:.1%}] (ties count half; 95 % over prompts, Tango's score interval)",
     ]
     if c.identical:
         lines.append(f"  {c.identical:,} of the ties are identical answers, which no judge was asked about")

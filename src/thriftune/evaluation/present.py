@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thriftune.artifacts import read_record, read_table
+from thriftune.evaluation.heldout import HELDOUT
 from thriftune.evaluation.metrics import higher_is_better
 from thriftune.evaluation.summary import Estimate, Summary, changes, columns, paired, summary_of
-from thriftune.study import HOLDOUT, Study
+from thriftune.study import Study
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +37,9 @@ def show(study: Study, file: Path, console: Console) -> None:
         metrics = {metric: values for (name, metric), values in found.items() if name == suite}
         whole = {metric: summary_of(values) for metric, values in metrics.items()}
         items, tasks = max((s.n_items, s.n_tasks) for s in whole.values())
-        console.print(f"\n{suite}: {_counted(items, 'item')} of {_counted(tasks, 'task')}, {record['model']}")
+        console.print(
+            f"\n{suite}: {_counted(items, 'item')} of {_counted(tasks, 'task')}, {record['model']}", markup=False
+        )
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("metric", no_wrap=True)
         table.add_column("mean over items", no_wrap=True)
@@ -62,8 +65,8 @@ def show(study: Study, file: Path, console: Console) -> None:
         notes.append(why)
     console.print()
     for note in notes:
-        console.print(note, style="dim", soft_wrap=True)
-    console.print(str(file), soft_wrap=True)
+        console.print(note, style="dim", soft_wrap=True, markup=False)
+    console.print(str(file), soft_wrap=True, markup=False)
 
 
 def _line(table: Any, label: str, summary: Summary, remark: str, tasks: int, *, signed: bool = False) -> None:
@@ -124,9 +127,9 @@ def _comparable(
     """The other evaluation's values of a metric on tasks that had the same items and settings."""
     ours, other = ({p["task"]: p["settings"] for p in r.get("parts", [])} for r in (record, theirs))
     alike = {task for task, settings in ours.items() if other.get(task) == settings}
-    if suite == HOLDOUT:
+    if suite == HELDOUT:
         # A token of another tokenizer is another unit.
-        if HOLDOUT not in alike or (metric == _NLL and record.get("tokenizer") != theirs.get("tokenizer")):
+        if HELDOUT not in alike or (metric == _NLL and record.get("tokenizer") != theirs.get("tokenizer")):
             return {}
         return found.get((suite, metric), {})
     return {key: value for key, value in found.get((suite, metric), {}).items() if key[1] in alike}

@@ -16,7 +16,7 @@ import numpy as np
 from thriftune.artifacts import file_digest, provenance, read_record, read_table, write_table
 from thriftune.config import EvaluateConfig
 from thriftune.errors import ConfigError, EvaluationError, StudyError, require
-from thriftune.evaluation.heldout import heldout
+from thriftune.evaluation.heldout import HELDOUT, heldout
 from thriftune.evaluation.scorers import load_scorer
 from thriftune.evaluation.subject import Subject, choose, open_model
 from thriftune.model import LanguageModel, choose_device, choose_dtype
@@ -82,10 +82,8 @@ def evaluate(study: Study, config: EvaluateConfig, *, replace: bool = False, say
     file = study.evaluation_file(name)
     if name.endswith((".answers", ".judgements")):
         raise EvaluationError(f"the name {name!r} is kept for the answers of an evaluation: give another --name")
-    questions = _questions(study, config, say) if HOLDOUT in names else Questions((), ())
+    questions = _questions(study, config, say) if HELDOUT in names else Questions((), ())
     parts = _parts(names, questions, config)
-    if subject.selection == HOLDOUT and HOLDOUT in names:
-        say(f"warning: {subject.name} was fine-tuned on the held-out prompts themselves: its numbers show nothing")
     with study.lock(f"evaluate-{name}"):
         kept = _Kept(file, _identity(subject, config))
         if replace:
@@ -99,11 +97,11 @@ def evaluate(study: Study, config: EvaluateConfig, *, replace: bool = False, say
         missing = [part for part in parts if not kept.has(part)]
         if len(missing) < len(parts):
             say(f"{name}: {len(parts) - len(missing)} of {len(parts)} tasks are already done")
-        for part in [p for p in missing if p.suite == HOLDOUT]:
+        for part in [p for p in missing if p.suite == HELDOUT]:
             say(f"{name}: {len(questions.prompts):,} held-out prompts with {lm.spec} on {lm.device} in {lm.dtype}")
             rows, answers = heldout(lm, questions.prompts, questions.responses, config, say=say)
             kept.add(part, rows, answers if config.generate else None)
-        _benchmarks(lm, [p for p in missing if p.suite != HOLDOUT], config, kept, say)
+        _benchmarks(lm, [p for p in missing if p.suite != HELDOUT], config, kept, say)
         kept.publish(_record(subject, lm, config))
     return file
 
@@ -146,7 +144,7 @@ def _questions(study: Study, config: EvaluateConfig, say: Say) -> Questions:
 def _parts(names: Sequence[str], questions: Questions, config: EvaluateConfig) -> list[Part]:
     parts: dict[str, Part] = {}
     for name in names:
-        if name == HOLDOUT:
+        if name == HELDOUT:
             settings = {key: getattr(config, key) for key in _HELDOUT_SETTINGS}
             settings["prompts"] = _digest([p.id, p.turns, r] for p, r in zip(*_columns(questions), strict=True))
             if config.scorer:
@@ -285,7 +283,7 @@ class _Kept:
         beside = self.directory / self.answers.name
         if answers is not None:
             write_table(beside, answers, self._stamp(part))
-        elif part.suite == HOLDOUT:
+        elif part.suite == HELDOUT:
             beside.unlink(missing_ok=True)  # of an interrupted run that let the model answer
         write_table(self._place(part), rows, self._stamp(part))
 
@@ -309,7 +307,7 @@ class _Kept:
         made = self.directory / self.answers.name
         if made.exists() and read_record(made)["identity"] == self.identity:
             write_table(self.answers, read_table(made), {**record, **self.identity})
-        elif not any(p["task"] == HOLDOUT and p["settings"]["generate"] for p in parts):
+        elif not any(p["task"] == HELDOUT and p["settings"]["generate"] for p in parts):
             self.answers.unlink(missing_ok=True)
         write_table(self.file, merged, {**record, **self.identity, "parts": parts})
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -29,7 +29,6 @@ class Subject:
         asked: hub branch, tag or commit to load.
         tuned: directory of a fine-tuned model, or None.
         base: ``model`` and ``revision`` that it was fine-tuned from, where known.
-        selection: what it was fine-tuned on, where known.
         trust_remote_code: let the model's repository run its own code.
     """
 
@@ -39,7 +38,6 @@ class Subject:
     asked: str | None = None
     tuned: Path | None = None
     base: Mapping[str, str] | None = None
-    selection: str | None = None
     trust_remote_code: bool = False
 
 
@@ -137,7 +135,6 @@ def _tuned(directory: Path) -> Subject:
         tuned_revision(directory),
         tuned=directory,
         base=base if isinstance(base, dict) else None,
-        selection=manifest.get("selection"),
         trust_remote_code=bool(config.get("trust_remote_code")),
     )
 

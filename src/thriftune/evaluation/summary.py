@@ -102,7 +102,7 @@ def summarise(
 
 def _strata(inverse: IntArray, counts: IntArray) -> list[tuple[IntArray, int]]:
     """Rows that are resampled together, and how many tasks they are."""
-    strata = [(np.flatnonzero(inverse == task), 1) for task in np.flatnonzero(counts > 1)]
+    strata: list[tuple[IntArray, int]] = [(np.flatnonzero(inverse == task), 1) for task in np.flatnonzero(counts > 1)]
     single = np.flatnonzero(counts[inverse] == 1)
     return [*strata, (single, len(single))] if len(single) else strata
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thriftune.config import FinetuneConfig
 from thriftune.errors import FinetuneError, require
@@ -18,6 +18,9 @@ from thriftune.finetuning.defaults import Course, course, resolved
 from thriftune.memory import exhausted, release
 from thriftune.model import LanguageModel
 from thriftune.progress import progress
+
+if TYPE_CHECKING:
+    from thriftune.finetuning.probe import Fit
 
 Say = Callable[[str], None]
 _INSTALL = "'thriftune[finetune]'"
@@ -34,6 +37,7 @@ class Trained:
             ``seconds`` since the start.
         seconds: duration of the training.
         tokens: tokens trained on, prompts and repetitions included, padding excluded.
+        response_tokens: those of them that were learned, ends of answers included.
         steps: optimiser steps.
         config: the settings, numbers in place of ``auto``.
     """
@@ -42,6 +46,7 @@ class Trained:
     log: list[dict[str, Any]]
     seconds: float
     tokens: int
+    response_tokens: int
     steps: int
     config: FinetuneConfig
     _restore: Callable[[], None] = field(repr=False)
@@ -174,11 +179,13 @@ def prepare(lm: LanguageModel, config: FinetuneConfig) -> tuple[Any, Callable[[]
 
 def settle(base: Any, own_forward: Any, use_cache: Any) -> None:
     """Undo what trainers leave on a model: a patched forward, checkpointing, no cache."""
-    vars(base).pop("forward", None)
+    for left in ("forward", "_is_accelerate_prepared"):
+        vars(base).pop(left, None)
     if own_forward is not None:
         base.forward = own_forward
-    if getattr(base, "is_gradient_checkpointing", False):
-        base.gradient_checkpointing_disable()
+    if any(getattr(module, "gradient_checkpointing", False) for module in base.modules()):
+        with _quiet():
+            base.gradient_checkpointing_disable()
     if use_cache is not None:
         base.config.use_cache = use_cache
     base.eval()
@@ -188,12 +195,14 @@ def lora_config(config: FinetuneConfig, lm: LanguageModel) -> Any:
     """PEFT's settings."""
     import peft
 
+    # PEFT documents an integer, and computes with any number.
+    alpha: Any = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha
     modules: Any = config.target_modules
     if modules != "all-linear":
         modules = [m.strip() for m in modules.split(",")]
     return peft.LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=alpha,
         lora_dropout=config.dropout,
         target_modules=modules,
         task_type="CAUSAL_LM",
@@ -215,6 +224,7 @@ def _train(
     import transformers
     import trl
 
+    from thriftune.finetuning import probe as probing
     from thriftune.finetuning.trainer import Journal, ResponseTrainer, last_checkpoint, lines, steps_done
 
     def computing() -> contextlib.AbstractContextManager[Any]:
@@ -227,14 +237,19 @@ def _train(
     per_step = [sum(len(examples[i].ids) for i in batch) for batch in plan.batches]
     checkpoint = None if directory is None else last_checkpoint(directory)
     done = 0 if checkpoint is None else steps_done(checkpoint)
-    fit = None
-    count, recompute = 1, False
+    pieces, recompute = 1, False
+    if probe:
+        fit = probing.probe(model, examples, plan, computing, lm.device)
+        say(_estimate(lm, examples, plan, config, fit, done))
+        if not fit.fits and lm.device == "cpu":  # a CPU's system kills the process instead of raising an error
+            raise FinetuneError(too_much(examples, config))
+        pieces, recompute = fit.pieces, fit.recompute
     with contextlib.ExitStack() as stack:
         output = str(directory or stack.enter_context(tempfile.TemporaryDirectory()))
         args = trl.SFTConfig(
             output_dir=output,
             per_device_train_batch_size=config.batch_size,
-            gradient_accumulation_steps=count,
+            gradient_accumulation_steps=pieces,
             num_train_epochs=1,
             learning_rate=float(config.learning_rate),
             lr_scheduler_type=config.schedule,
@@ -261,7 +276,7 @@ def _train(
         )
         trainer = ResponseTrainer(
             examples,
-            plan.pieces(count),
+            plan.pieces(pieces),
             computing,
             model=model,
             args=args,
@@ -280,5 +295,24 @@ def _train(
                 module.cast_input_dtype_enabled = True
     else:
         base.to(getattr(torch, lm.dtype))
-    seconds = log[-1]["seconds"] if log else 0.0
-    return Trained(replace(lm, model=model), log, seconds, sum(per_step), len(plan.batches), config, restore)
+    learned = sum(int(examples[i].response.sum()) for batch in plan.batches for i in batch)
+    tuned = replace(lm, model=model)
+    return Trained(tuned, log, log[-1]["seconds"], sum(per_step), learned, len(plan.batches), config, restore)
+
+
+def _estimate(
+    lm: LanguageModel, examples: Sequence[Example], plan: Course, config: FinetuneConfig, fit: Fit, done: int
+) -> str:
+    """What is ahead, in a line."""
+    seen = [[examples[i] for i in batch] for batch in plan.batches[done:]]
+    padded = sum(len(b) * max(len(e.ids) for e in b) for b in seen)
+    tokens = sum(len(e.ids) for b in seen for e in b)
+    learned = sum(int(e.response.sum()) for b in seen for e in b)
+    how = f"; batches of {config.batch_size} in {fit.pieces} pieces" if fit.pieces > 1 else ""
+    how += "; activations are recomputed to save memory" if fit.recompute else ""
+    return (
+        f"to do: {len(examples):,} examples, {plan.epochs:g} epochs, {len(plan.batches) - done:,} steps, "
+        f"{tokens:,} tokens ({learned:,} of responses) at a learning rate of {config.learning_rate:g}; about "
+        f"{padded * fit.token_seconds / 60:.1f} min and {(fit.fixed_bytes + fit.step_bytes) / 2**30:.1f} GiB "
+        f"with {lm.spec} on {lm.device} in {lm.dtype}{how}"
+    )

@@ -24,7 +24,7 @@ from thriftune.likelihood import response_nll
 _WHOLE = "complete"  # a checkpoint without this file was cut short
 
 
-class ResponseTrainer(trl.SFTTrainer):  # type: ignore[misc]
+class ResponseTrainer(trl.SFTTrainer):
     """Learns responses only, from given batches.
 
     Args:
@@ -103,7 +103,7 @@ def steps_done(checkpoint: Path) -> int:
     return int(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
 
 
-class Journal(TrainerCallback):  # type: ignore[misc]
+class Journal(TrainerCallback):
     """Writes a line for each step, moves the bar, asks for checkpoints now and then.
 
     Args:

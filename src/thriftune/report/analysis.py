@@ -98,7 +98,7 @@ class Costs(_Part):
 
 
 class Analysis(_Part):
-    """An analysis.json."""
+    """An analysis.json; ``metric`` is the one that the experiment was planned for."""
 
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     baseline: str = "random"
@@ -107,6 +107,7 @@ class Analysis(_Part):
     items: int | None = None
     tasks: int | None = None
     warnings: list[str] = []
+    metric: str | None = None
     metrics: list[Metric] = []
     costs: Costs = Costs()
 

@@ -96,6 +96,7 @@ class Evidence:
         experiments: the latest first.
         models: the latest first.
         evaluations: the latest last.
+        judged: what a judge's comparisons of two evaluations came to, as their records say it.
         more_models: older models that are left out.
         answering: how long people took to answer, or None where nobody was timed.
         problems: one sentence for everything that could not be read.
@@ -104,6 +105,7 @@ class Evidence:
     experiments: Sequence[Experiment] = ()
     models: Sequence[Tuned] = ()
     evaluations: Sequence[Evaluation] = ()
+    judged: Sequence[Mapping[str, Any]] = ()
     more_models: int = 0
     answering: Answering | None = None
     problems: Sequence[str] = field(default_factory=list)
@@ -131,7 +133,8 @@ def load_evidence(study: Study) -> Evidence:
     return Evidence(
         experiments=read_all(study.benches()[::-1], lambda name: _experiment(study, name, problems)),
         models=read_all(models[:_SHOWN_MODELS], lambda name: _tuned(study, name)),
-        evaluations=read_all(_evaluations(study)[-_SHOWN_EVALUATIONS:], lambda name: _evaluation(study, name)),
+        evaluations=read_all(study.evaluations()[-_SHOWN_EVALUATIONS:], lambda name: _evaluation(study, name)),
+        judged=read_all(_judged(study), lambda name: _judgement(study, name)),
         more_models=max(0, len(models) - _SHOWN_MODELS),
         answering=_answering(study),
         problems=problems,
@@ -194,11 +197,6 @@ def _tuned(study: Study, name: str) -> Tuned:
     return Tuned(name, _object(directory / "manifest.json"), np.asarray(log["step"])[known], loss[known])
 
 
-def _evaluations(study: Study) -> list[str]:
-    """Evaluations alone: the answers beside them are no measurements."""
-    return [name for name in study.evaluations() if not name.endswith(".answers")]
-
-
 def _evaluation(study: Study, name: str) -> Evaluation:
     file = study.evaluation_file(name)
     rows = _columns(file, ["suite", "task", "metric", "value"])
@@ -211,6 +209,20 @@ def _evaluation(study: Study, name: str) -> Evaluation:
         if average is not None:
             found.setdefault(suite, {})[metric] = average
     return Evaluation(name, read_record(file), found)
+
+
+def _judged(study: Study) -> list[str]:
+    return sorted(p.name for p in (study.path / "evaluations").glob("[!.]*.judgements.parquet"))
+
+
+def _judgement(study: Study, name: str) -> Mapping[str, Any]:
+    file = study.path / "evaluations" / name
+    result = read_record(file).get("result")
+    if not isinstance(result, Mapping) or not {"a", "b", "judge", "items", "wins", "ties", "losses"} <= set(result):
+        raise StudyError(
+            f"{file} is damaged (no result in its record): remove it and run the same thriftune judge again"
+        )
+    return result
 
 
 def _answering(study: Study) -> Answering | None:

@@ -23,7 +23,7 @@
   const minus = (text) => text.replaceAll('-', '−');
 
   function frame(picture, box, low, high, y, title) {
-    for (const t of ticks(low, high, 5)) {
+    for (const t of ticks(low, high, 8)) {
       picture.append(svg('line', { class: 'gridline', x1: box.left, x2: box.right, y1: y(t), y2: y(t) }),
         svg('text', { x: box.left - 8, y: y(t) + 4, 'text-anchor': 'end' }, minus(String(t))));
     }
@@ -54,8 +54,12 @@
       const height = roomy ? 310 : 270;
       const longest = Math.min(20, Math.max(...lines.map((l) => l.strategy.length)));
       const box = { left: 52, right: width - (roomy ? 24 + longest * 7 : 12), top: 12, bottom: height - 46 };
-      const all = lines.flatMap((l) => l.points.flatMap((p) => [p.mean, p.low, p.high, ...p.seeds])).filter((v) => v !== null);
-      let [low, high] = [Math.min(...all), Math.max(...all)];
+      const measured = lines.flatMap((l) => l.points.flatMap((p) => [p.mean, ...p.seeds])).filter((v) => v !== null);
+      const ends = lines.flatMap((l) => l.points.flatMap((p) => [p.low, p.high])).filter((v) => v !== null);
+      let [low, high] = [Math.min(...measured), Math.max(...measured)];
+      // Two seeds have intervals without measure, which would flatten everything else: they leave the figure.
+      const most = (high - low || Math.abs(high) * 0.1 || 0.1) * 0.75;
+      [low, high] = [Math.max(low - most, Math.min(low, ...ends)), Math.min(high + most, Math.max(high, ...ends))];
       const range = high - low || Math.abs(high) * 0.1 || 0.1;
       const near = metric.base !== null && metric.base > low - 0.6 * range && metric.base < high + 0.6 * range;
       if (near) { low = Math.min(low, metric.base); high = Math.max(high, metric.base); }
@@ -74,10 +78,10 @@
       if (near) {
         const over = y(metric.base) - box.top > 22;
         picture.append(svg('line', { class: 'base', x1: box.left, x2: box.right, y1: y(metric.base), y2: y(metric.base) }),
-          svg('text', { class: 'halo', x: box.left + 5, y: y(metric.base) + (over ? -6 : 15) }, `before fine-tuning ${minus(value(metric.base))}`));
+          svg('text', { class: 'halo', x: box.right - 4, y: y(metric.base) + (over ? -6 : 15), 'text-anchor': 'end' }, `before fine-tuning ${minus(value(metric.base))}`));
       } else if (metric.base !== null) {
         const above = metric.base > high;
-        picture.append(svg('text', { class: 'halo', x: box.left + 5, y: above ? box.top + 10 : box.bottom - 7 },
+        picture.append(svg('text', { class: 'halo', x: box.right - 4, y: above ? box.top + 10 : box.bottom - 7, 'text-anchor': 'end' },
           `before fine-tuning: ${minus(value(metric.base))} ${above ? '↑' : '↓'} off the scale`));
       }
       const [faint, whiskers, paths, dots] = [0, 0, 0, 0].map(() => picture.appendChild(svg('g', {})));
@@ -85,9 +89,10 @@
         const at = (p) => x(p.budget) + aside(i);
         paths.append(svg('polyline', { class: `line thin ${kind(line.colour)} ${style(line.colour)}`, points: line.points.map((p) => `${at(p).toFixed(1)},${y(p.mean).toFixed(1)}`).join(' ') }));
         for (const p of line.points) {
-          for (const s of p.seeds) faint.append(svg('circle', { class: `seed ${kind(line.colour)}`, cx: at(p), cy: y(s), r: 2.2 }));
+          for (const s of p.seeds) faint.append(svg('circle', { class: `seed ${kind(line.colour)}`, cx: at(p) + 0.4 * step, cy: y(s), r: 2.2 }));
           if (p.low !== null && p.high !== null) {
-            whiskers.append(svg('path', { class: `whisker ${kind(line.colour)}`, d: `M${at(p) - 3},${y(p.low)}h6m-3,0V${y(p.high)}m-3,0h6` }));
+            const [from, to] = [Math.min(y(p.low), box.bottom), Math.max(y(p.high), box.top)];
+            whiskers.append(svg('path', { class: `whisker ${kind(line.colour)}`, d: `M${at(p)},${from}V${to}${p.low >= low ? `M${at(p) - 3},${from}h6` : ''}${p.high <= high ? `M${at(p) - 3},${to}h6` : ''}` }));
           }
           dots.append(mark(line, at(p), y(p.mean), 4.2));
         }
@@ -123,7 +128,7 @@
   // Needing half and needing twice as many lie equally far from needing the same: the axis is the logarithm of the ratio.
   const scaled = (saved) => -Math.log(Math.max(1 - saved, 1e-9));
   const MOST = Math.log(10);
-  const MARKS = [-7, -3, -1, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 0.875];
+  const MARKS = [0, 0.5, -1, 0.75, -0.5, 0.25, -3, 0.875, -0.25, -7]; // the most important first
 
   function savings(plot, experiment) {
     const groups = experiment.metrics.filter((m) => m.saved.length);
@@ -150,12 +155,13 @@
       });
       box.bottom = y + 6;
       const picture = canvas(width, box.bottom + 46);
-      let last = -99;
+      const told = [];
       for (const m of MARKS) {
         const px = x(scaled(m));
-        if (px < box.left - 1 || px > box.right + 1) continue;
-        picture.append(svg('line', { class: m === 0 ? 'zero' : 'gridline', x1: px, x2: px, y1: box.top, y2: box.bottom }));
-        if (px - last >= 46) { last = px; picture.append(svg('text', { x: px, y: box.bottom + 18, 'text-anchor': 'middle' }, `${minus(String(Math.round(1000 * m) / 10))} %`)); }
+        if (px < box.left || px > box.right || told.some((t) => Math.abs(t - px) < 52)) continue;
+        told.push(px);
+        picture.append(svg('line', { class: m === 0 ? 'zero' : 'gridline', x1: px, x2: px, y1: box.top, y2: box.bottom }),
+          svg('text', { x: px, y: box.bottom + 18, 'text-anchor': 'middle' }, `${minus(String(100 * m))} %`));
       }
       const zero = x(0);
       picture.append(svg('text', { x: zero - 8, y: 14, 'text-anchor': 'end' }, '← needs more'), svg('text', { x: zero + 8, y: 14 }, 'needs fewer →'),
@@ -165,8 +171,8 @@
         const k = kind(r.colour);
         const place = at[i];
         const name = svg('text', { class: 'strategy-name', x: roomy ? box.left - 14 : box.left, y: roomy ? place + 4 : place - 14, 'text-anchor': roomy ? 'end' : 'start' }, cut(r.strategy, 26));
-        const told = svg('text', { class: 'told', x: roomy ? box.right + 14 : box.right, y: roomy ? place + 4 : place - 14, 'text-anchor': roomy ? 'start' : 'end' }, r.text);
-        picture.append(name, told);
+        const text = svg('text', { class: 'told', x: roomy ? box.right + 14 : box.right, y: roomy ? place + 4 : place - 14, 'text-anchor': roomy ? 'start' : 'end' }, r.text);
+        picture.append(name, text);
         if (r.detectable !== null && scaled(r.detectable) <= high) picture.append(svg('path', { class: 'detectable', d: `M${x(scaled(r.detectable))},${place - 9}v18` }));
         if (r.saved === null) { picture.append(svg('line', { class: 'unknown', x1: box.left, x2: box.right, y1: place, y2: place })); return; }
         // Open where the interval ends beyond the figure, or where the budgets cannot say how far it goes.

@@ -59,8 +59,13 @@ def palette(evidence: Evidence, selections: Iterable[str]) -> dict[str, int]:
 
 def ordered_metrics(experiment: Experiment, analysis: Analysis) -> list[Metric]:
     """The metrics, first the one that the experiment was planned for."""
-    primary = experiment.config.get("metric")
+    primary = analysis.metric or experiment.config.get("metric")
     return sorted(analysis.metrics, key=lambda m: m.metric != primary)
+
+
+def compared(metric: Metric, analysis: Analysis) -> list[Comparison]:
+    """The strategies set against the baseline; those that read task labels stand apart, at the end."""
+    return sorted((c for c in metric.strategies if c.strategy != analysis.baseline), key=lambda c: c.reads_tasks)
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -79,8 +84,20 @@ def saved_words(c: Comparison) -> str:
     """Annotations saved and their interval, as short as a table needs it."""
     if c.bound == "unidentified" or c.saved is None:
         return "cannot be told"
-    interval = _interval(c.saved_low, c.saved_high)
-    return f"{'' if c.bound == 'within' else f'{c.bound} '}{share(c.saved)}\u00a0%{interval}"
+    # Where the estimate lies beyond what the budgets can express, only the limit on this side is known.
+    if c.bound == "at least":
+        return "cannot be told" if c.saved_low is None else f"at least {share(c.saved_low)}\u00a0%"
+    if c.bound == "at most":
+        return "cannot be told" if c.saved_high is None else f"at most {share(c.saved_high)}\u00a0%"
+    return f"{share(c.saved)}\u00a0%{_interval(c.saved_low, c.saved_high)}"
+
+
+def verdict_words(verdict: str) -> str:
+    """A verdict as a sentence; a strategy's name at its beginning stays as it is written."""
+    text = verdict.strip()
+    if text.startswith("no "):
+        text = f"N{text[1:]}"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _interval(low: float | None, high: float | None, scale: float = 1) -> str:
@@ -177,15 +194,14 @@ def _metric(
                 "reads_tasks": c.reads_tasks,
                 "standing": c.standing,
                 "tag": _STANDING_WORDS[c.standing],
-                "verdict": c.verdict,
+                "verdict": verdict_words(c.verdict),
                 "saved": saved_words(c),
                 "answers": _answers(c, largest),
                 "time": _time(c, largest, evidence),
                 "detectable": "" if c.smallest_detectable is None else f"{share(c.smallest_detectable)}\u00a0%",
                 "differences": [_difference(c.differences, b) for b in budgets],
             }
-            for c in metric.strategies
-            if c.strategy != analysis.baseline
+            for c in compared(metric, analysis)
         ],
     }
 
@@ -236,7 +252,7 @@ def _costs(analysis: Analysis, evidence: Evidence, colours: Mapping[str, int]) -
                 "score": "–" if strategy == analysis.baseline else duration(score),
                 "select": duration(seconds),
                 "total": duration(total),
-                "share": "" if total is None or not finetune else f"{total / finetune:.2g}\u00a0×",
+                "share": "" if total is None or not finetune else _times(total / finetune),
                 "answers": "" if total is None or answering is None else f"{total / answering.seconds:,.1f}",
             }
         )
@@ -264,3 +280,7 @@ def counted(n: int, what: str, many: str = "") -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "no"
+
+
+def _times(ratio: float) -> str:
+    return "<\u00a00.01\u00a0×" if ratio < 0.005 else f"{ratio:.2f}\u00a0×" if ratio < 10 else f"{ratio:,.0f}\u00a0×"

@@ -28,7 +28,7 @@ from thriftune.report.material import Chosen, Material, load
 from thriftune.report.payload import LISTED_TASKS, payload
 from thriftune.report.reasons import SCORE_WORDS, certificate, percent
 from thriftune.report.series import experiment_series, loss_series
-from thriftune.report.trained import evaluation_table, model_view
+from thriftune.report.trained import evaluation_table, judged_words, model_view
 from thriftune.study import Study
 
 _HERE = Path(__file__).parent
@@ -115,6 +115,7 @@ def render(material: Material, evidence: Evidence) -> str:
         experiments=[experiment_view(evidence, e, colours) for e in evidence.experiments],
         models=[model_view(model) for model in evidence.models],
         evaluations=evaluation_table(evidence.evaluations),
+        judged=[judged_words(result) for result in evidence.judged],
         rows=rows,
         clusters=any(row["clusters"] for row in rows),
         coverage=covered,

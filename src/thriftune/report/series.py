@@ -9,7 +9,7 @@ import numpy as np
 
 from thriftune.report.analysis import Analysis, Comparison, Metric, Point
 from thriftune.report.evidence import Evidence, Tuned
-from thriftune.report.findings import metric_words, ordered_metrics, saved_words
+from thriftune.report.findings import compared, metric_words, ordered_metrics, saved_words
 from thriftune.types import FloatArray
 
 _MOST_STEPS = 400
@@ -62,7 +62,7 @@ def _metric(metric: Metric, analysis: Analysis, colours: Mapping[str, int]) -> d
             }
             for name in names
         ],
-        "saved": [_saved(c, colours) for c in metric.strategies if c.strategy != analysis.baseline],
+        "saved": [_saved(c, colours) for c in compared(metric, analysis)],
     }
 
 

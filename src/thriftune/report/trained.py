@@ -63,3 +63,17 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
             )
     columns = [{"name": m, "label": metric_words(m)[0], "unit": metric_words(m)[1]} for m in metrics]
     return {"metrics": columns, "rows": rows}
+
+
+def judged_words(result: Mapping[str, Any]) -> str:
+    """A judge's comparison of two models' answers in one sentence."""
+    a, b = result["a"], result["b"]
+    text = f"{a} against {b}, judged by {result['judge']} on {counted(result['items'], 'prompt')} in both orders: "
+    rate, low, high = (result.get(k) for k in ("win_rate", "low", "high"))
+    if rate is None or low is None or high is None:
+        return f"{text}no usable verdict."
+    found = f"{a} is preferred" if low > 0.5 else f"{b} is preferred" if high < 0.5 else "no difference shown"
+    return (
+        f"{text}{found}. Won {result['wins']:,}, tied {result['ties']:,}, lost {result['losses']:,}; win rate "
+        f"{100 * rate:.0f}\u00a0% [{100 * low:.0f}, {100 * high:.0f}], ties counting half."
+    )

@@ -9,7 +9,7 @@ import numpy as np
 
 from thriftune.report.evidence import Evidence
 from thriftune.report.figures import RANDOM_SEEDS, Coverage, spearman
-from thriftune.report.findings import metric_words, ordered_metrics
+from thriftune.report.findings import compared, metric_words, ordered_metrics
 from thriftune.report.material import Material
 from thriftune.report.reasons import SCORE_WORDS, percent
 
@@ -72,14 +72,14 @@ def _measured(evidence: Evidence) -> list[str]:
         return []
     experiment, analysis = evidence.analysed[0]
     metric = ordered_metrics(experiment, analysis)[0]
-    compared = [c for c in metric.strategies if c.strategy != analysis.baseline]
-    saving = [c.strategy for c in compared if c.shown]
+    others = compared(metric, analysis)
+    saving = [c.strategy for c in others if c.shown]
     if saving:
         found = f"{_listed(saving)} {'was' if len(saving) == 1 else 'were'} shown to need fewer annotations"
-    elif len(compared) == 1:
-        found = f"{compared[0].strategy} was not shown to need fewer annotations"
+    elif len(others) == 1:
+        found = f"{others[0].strategy} was not shown to need fewer annotations"
     else:
-        found = f"none of {len(compared)} strategies was shown to need fewer annotations"
+        found = f"none of {len(others)} strategies was shown to need fewer annotations"
     found += f" than {analysis.baseline} for the same {metric_words(metric.metric)[0]}."
     return [f"In experiment {experiment.name}, {found}"]
 

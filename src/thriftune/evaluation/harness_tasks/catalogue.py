@@ -62,15 +62,17 @@ def harness_root() -> Path:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the harness' log lines and bars for building requests off the terminal."""
-    log = logging.getLogger("lm_eval")
+    logs = [logging.getLogger(name) for name in ("lm_eval", "huggingface_hub")]
     task = importlib.import_module("lm_eval.api.task")
-    level, bar = log.level, getattr(task, "tqdm", None)
-    log.setLevel(logging.ERROR)
+    levels, bar = [log.level for log in logs], getattr(task, "tqdm", None)
+    for log in logs:
+        log.setLevel(logging.ERROR)
     task.tqdm = lambda items, **_: items  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         task.tqdm = bar  # type: ignore[attr-defined]
 
 

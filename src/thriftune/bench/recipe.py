@@ -1,0 +1,105 @@
+"""A bench in one TOML file: the study, or the pool that it is made of, and every setting."""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thriftune.config import BenchConfig, InitConfig, ScoreConfig, resolve
+from thriftune.errors import ConfigError
+from thriftune.study import Study
+
+Say = Callable[[str], None]
+_KEYS = ("study", "pool")
+_TABLES = ("init", "score", "select", "finetune", "evaluate", "bench")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a file asks for.
+
+    Args:
+        file: the TOML file.
+        study: the study directory.
+        pool: files or hub ids to make the study of where it does not exist yet; empty: it must exist.
+    """
+
+    file: Path
+    study: Path
+    pool: tuple[str, ...]
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether an argument names a TOML file rather than a study."""
+    return path.suffix.lower() == ".toml" or path.is_file()
+
+
+def read(file: Path) -> Recipe:
+    """Read the top level of a bench file; paths in it are relative to the file.
+
+    Raises:
+        ConfigError: it cannot be read, has unknown keys or names no study.
+    """
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+    unknown = [key for key in document if key not in (*_KEYS, *_TABLES)]
+    if unknown:
+        raise ConfigError(
+            f"{file}: unknown key {unknown[0]!r} (at the top: {', '.join(_KEYS)}; tables: {', '.join(_TABLES)})"
+        )
+    study, pool = document.get("study"), document.get("pool", [])
+    pool = [pool] if isinstance(pool, str) else pool
+    if not isinstance(study, str) or not study:
+        raise ConfigError(f'{file} names no study: put study = "DIRECTORY" above its first table')
+    if not isinstance(pool, list) or not all(isinstance(p, str) for p in pool):
+        raise ConfigError(f"{file}: pool is {pool!r}: give a file, a hub id, or a list of them")
+    here = file.parent
+    return Recipe(file, here / study, tuple(str(here / p) if (here / p).exists() else p for p in pool))
+
+
+def prepare(recipe: Recipe, *, dry_run: bool = False, say: Say = print) -> Study:
+    """The recipe's study; made and scored first where the recipe names a pool and that is not done yet.
+
+    Args:
+        recipe: see `read`.
+        dry_run: make nothing: say what would be made.
+        say: receives the lines meant for people.
+
+    Raises:
+        ConfigError: a setting is wrong, or a dry run finds nothing to plan with.
+        StudyError: there is no study and no pool to make it of.
+    """
+    there = (recipe.study / "study.json").exists()
+    if not recipe.pool:
+        return Study(recipe.study)
+    scoring = resolve(ScoreConfig, "score", {}, recipe.file)
+    if not there or not Study(recipe.study).score_runs():
+        words = ["thriftune", "init", str(recipe.study), "--config", str(recipe.file)]
+        commands = [] if there else [shlex.join([*words, *(w for p in recipe.pool for w in ("--pool", p))])]
+        commands.append(shlex.join(["thriftune", "score", str(recipe.study), "--config", str(recipe.file)]))
+        if dry_run:
+            raise ConfigError(f"a dry run makes no study: first run: {' && '.join(commands)}")
+        for command in commands:
+            say(f"$ {command}")
+    if not there:
+        from thriftune.pool.build import init
+
+        made = init(recipe.study, list(recipe.pool), resolve(InitConfig, "init", {}, recipe.file))
+        say(f"{made.prompts - made.holdout:,} prompts to choose from, {made.holdout:,} held out")
+    study = Study(recipe.study)
+    if not study.score_runs():
+        from thriftune.scoring.run import score
+
+        score(study, scoring, say=say)
+    return study
+
+
+def settings(recipe: Recipe | None, flags: Mapping[str, Any]) -> BenchConfig:
+    """Flags over the recipe's [bench] table over defaults."""
+    return resolve(BenchConfig, "bench", flags, None if recipe is None else recipe.file)

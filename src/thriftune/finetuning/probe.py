@@ -1,0 +1,155 @@
+"""Before a training: how long it will take, how much memory, and in how many pieces a batch must go."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from thriftune.examples import Example
+from thriftune.finetuning.defaults import Course
+from thriftune.likelihood import response_nll
+
+_SHORT, _LONG = 64, 512  # tokens of the two sequences whose activations are compared
+_SPARE = 0.85  # share of the free memory that a step may take
+_TEMPORARY = 1.25  # gradients of activations while the backward pass runs
+_PROJECTION_BYTES = 12 << 23  # logits held at once, see likelihood
+_LIBRARIES_BYTES = int(0.6 * 2**30)  # torch, transformers and the tokenizer in a CPU process
+
+Computing = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a training fits this machine.
+
+    Args:
+        pieces: in how many pieces a batch goes through the model.
+        recompute: activations are recomputed in the backward pass instead of kept.
+        step_bytes: memory of the largest step above weights, gradients and optimiser.
+        fixed_bytes: weights, gradients, optimiser and libraries.
+        token_seconds: seconds a padded token.
+        free_bytes: memory free before the training, or None where unknown.
+    """
+
+    pieces: int
+    recompute: bool
+    step_bytes: int
+    fixed_bytes: int
+    token_seconds: float
+    free_bytes: int | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the largest step fits, as far as can be told."""
+        return self.free_bytes is None or self.step_bytes <= self.free_bytes
+
+
+def probe(model: Any, examples: Sequence[Example], plan: Course, computing: Computing, device: str) -> Fit:
+    """Measure a step.
+
+    Args:
+        model: ready to train; its gradients are cleared afterwards.
+        examples: n examples.
+        plan: the batches.
+        computing: see `trainer.ResponseTrainer`.
+        device: where it runs.
+
+    Returns:
+        What fits.
+    """
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    optimiser = trainable * 12  # a gradient and two moments in float32
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    width = int(model.config.get_text_config().hidden_size)
+    sample = max(examples, key=lambda e: len(e.ids))
+    model.train()
+    with torch.random.fork_rng(enabled=True):  # dropout here must not change the training's
+        short, long = _shortened(sample, _SHORT), _shortened(sample, _LONG)
+        few, many = (_measure(model, [e], computing)[1] for e in (short, long))
+        slope = (many - few) / max(len(long.ids) - len(short.ids), 1) or many / len(long.ids)
+        constant = max(many - slope * len(long.ids), 0)
+        free = available(device)
+        room = float("inf") if free is None else free * _SPARE - optimiser - constant - _PROJECTION_BYTES
+        pieces, recompute = _split(examples, plan, slope * _TEMPORARY, room)
+        if pieces == 0:
+            # What stays is each layer's input, and everything of one layer at a time.
+            slope = 4 * width * layers + slope / layers
+            pieces, recompute = _split(examples, plan, slope * _TEMPORARY, room)
+            pieces, recompute = max(pieces, 1) if pieces else max(map(len, plan.batches)), True
+        batches = plan.pieces(pieces)
+        padded = [len(b) * max(len(examples[i].ids) for i in b) for b in batches]
+        typical = int(np.argsort(padded)[len(padded) // 2])
+        seconds, _ = _measure(model, [examples[i] for i in batches[typical]], computing)
+    model.zero_grad(set_to_none=True)
+    return Fit(
+        pieces,
+        recompute,
+        int(constant + slope * _TEMPORARY * max(padded) + _PROJECTION_BYTES),
+        weights + optimiser + (_LIBRARIES_BYTES if device == "cpu" else 0),
+        seconds * (4 / 3 if recompute else 1) / padded[typical],
+        None if free is None else free - optimiser,
+    )
+
+
+def _shortened(example: Example, tokens: int) -> Example:
+    ids = example.ids[:tokens]
+    return Example(example.id, ids, np.arange(len(ids)) >= len(ids) // 2, True)
+
+
+def _measure(model: Any, batch: Sequence[Example], computing: Computing) -> tuple[float, int]:
+    """Seconds of a forward and backward pass, and bytes that the first keeps for the second."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    began = time.monotonic()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), computing():
+        nll, tokens = response_nll(model, batch)
+    (nll.sum() / tokens.sum()).backward()
+    if nll.device.type == "cuda":
+        torch.cuda.synchronize(nll.device)
+    return time.monotonic() - began, sum(kept.values())
+
+
+def _split(examples: Sequence[Example], plan: Course, token_bytes: float, room: float) -> tuple[int, bool]:
+    """The least number of pieces whose largest fits into ``room``; 0 where not even single examples do."""
+    lengths = np.array([len(e.ids) for e in examples])
+    largest = max(map(len, plan.batches))
+    for pieces in range(1, largest + 1):
+        most = max(len(b) * int(lengths[b].max()) for b in plan.pieces(pieces))
+        if most * token_bytes <= room:
+            return pieces, False
+    return 0, False
+
+
+def available(device: str) -> int | None:
+    """Bytes that can still be claimed; None where the system does not say."""
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # a container's own limit
+        group = Path("/sys/fs/cgroup")
+        most = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        cached = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        files = int(next(line for line in cached if line.startswith("inactive_file")).split()[1])
+        found.append(most - used + files)
+    return min(found) if found else None
