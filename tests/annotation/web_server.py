@@ -23,7 +23,9 @@ from thriftune.types import Selection
 _RUN = "import typer; from thriftune.cli.annotate import command; typer.run(command)"
 
 
-def make_study(root: Path, texts: Sequence[str], selected: int, drafts: Sequence[str] | None = None, **more: Any) -> Study:
+def make_study(
+    root: Path, texts: Sequence[str], selected: int, drafts: Sequence[str] | None = None, **more: Any
+) -> Study:
     """A study of ``texts``, the first ``selected`` chosen as "first" (by a score that falls along the pool).
 
     Args:

@@ -60,6 +60,8 @@ def score(study: Study, run: str, model: Path, seed: int = 0) -> None:
         "mean_entropy": pa.array(rng.random(POOL), pa.float32()),
         "prompt_nll": pa.array([None, *rng.random(POOL - 1)], pa.float32()),
         "n_prompt_tokens": pa.array(rng.integers(20, 40, POOL), pa.int32()),
+        "truncated_prompt": pa.array([False] * POOL),
+        "hit_limit": pa.array([False] * POOL),
         "response": ["draft"] * POOL,
         "embedding_scale": pa.array([1.0] * POOL, pa.float32()),
     }

@@ -180,6 +180,18 @@ def test_nobody_asks_before_the_server_allows(as_date: bool) -> None:
     assert min(server.times[1:]) >= allowed
 
 
+def test_a_pause_asked_of_one_request_holds_for_all() -> None:
+    def limited(body: dict[str, Any], number: int) -> Any:
+        # The second is under way when the first is told to wait.
+        return Status(429, "", {"retry-after": "1"}) if number == 0 else Say("fine", delay=0.1)
+
+    with FakeServer(limited) as server:
+        _, replies = ask(server.url, 6, concurrency=2)
+    assert texts(replies) == ["fine"] * 6
+    assert server.times[1] - server.times[0] < 0.5
+    assert min(server.times[2:]) - server.times[0] >= 1.0
+
+
 def test_a_long_pause_ends_the_run() -> None:
     with FakeServer(lambda *_: Status(429, "daily quota", {"retry-after": "7200"})) as server:
         with pytest.raises(EndpointError, match=r"asks to wait 120 minutes \(daily quota\)"):

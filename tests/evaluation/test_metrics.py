@@ -141,6 +141,14 @@ def test_tasks_of_one_item_are_drawn_together() -> None:
     assert alone.items.high - alone.items.low == pytest.approx(2 * 1.96 * error, rel=0.08)
 
 
+def test_a_lone_item_has_the_spread_of_the_others() -> None:
+    rng = np.random.default_rng(5)
+    values = np.append(rng.normal(size=2000), 7.0)
+    found = summarise(["many"] * 2000 + ["lone"], values).tasks
+    # The mean of two tasks, of which one is known to a standard error of 1, the other to 1/sqrt(2000).
+    assert found.high - found.low == pytest.approx(2 * 1.96 * (1 + 1 / 2000) ** 0.5 / 2, rel=0.08)
+
+
 def test_coverage_over_new_items_of_the_same_tasks() -> None:
     rng = np.random.default_rng(3)
     means = {"a": 0.2, "b": 0.5, "c": 0.8}

@@ -10,6 +10,7 @@ import pytest
 
 from thriftune.errors import EvaluationError
 from thriftune.evaluation.scorers import load_scorer, reasoning_gym, score_answer
+from thriftune.study import Study
 from thriftune.types import Prompt
 
 PROMPT = Prompt("p1", "What is 2 + 2?")
@@ -132,3 +133,21 @@ def test_a_damaged_entry_is_not_scored_as_wrong() -> None:
     unknown = Prompt("u", "?", "no_such_task", meta={"reasoning_gym": {"answer": "x", "metadata": {}}})
     with pytest.raises(EvaluationError, match="no task 'no_such_task'"):
         reasoning_gym(unknown, "x", None)
+
+
+def test_entries_survive_a_pool_file(tmp_path: Path) -> None:
+    gym = pytest.importorskip("reasoning_gym")
+    from thriftune.config import InitConfig
+    from thriftune.pool.build import init
+
+    rows, answers = [], {}
+    for task in ("gsm_symbolic", "leg_counting", "maze", "count_primes"):
+        entry = gym.create_dataset(task, size=1, seed=5)[0]
+        column = {"answer": entry["answer"], "metadata": entry["metadata"]}
+        rows.append({"id": task, "prompt": entry["question"], "task": task, "reasoning_gym": column})
+        answers[task] = entry["answer"]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
+    init(tmp_path / "study", [tmp_path / "pool.jsonl"], InitConfig())
+    for prompt in Study(tmp_path / "study").prompts(list(answers)):
+        assert reasoning_gym(prompt, answers[prompt.id], None) is True
+        assert reasoning_gym(prompt, "certainly not", None) is False

@@ -83,7 +83,11 @@ class Desk:
 
     def open(self, name: str, prompt_id: str) -> Future[dict[str, Any]]:
         """A prompt that a person chose to look at; leased to them if it is free."""
-        return self._about(prompt_id, lambda connection: self._item(connection, prompt_id, name, take=True))
+
+        def work(connection: Connection) -> dict[str, Any]:
+            return {"item": self._item(connection, prompt_id, name, take=True), "counts": self._count(connection)}
+
+        return self._about(prompt_id, work)
 
     def save(self, name: str, prompt_id: str, text: str, seconds: float, revision: int) -> Future[dict[str, Any]]:
         """Keep a half-written text, and the lease."""

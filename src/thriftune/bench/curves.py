@@ -120,6 +120,73 @@ def moments(means: FloatArray, contributions: FloatArray, tasks: IntArray) -> Mo
     return Moments(mean, between @ between.T, item, np.maximum(number - 1, 0), max(df_item, 1))
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A strategy and the baseline.
+
+    Args:
+        metric: by which they are compared.
+        strategy: which.
+        budgets: (k,) int64, those that both have.
+        seeds: pairs at the budget that has fewest.
+        cells: (2 k,) int64, places of the strategy's, then the baseline's cells among all cells.
+    """
+
+    metric: str
+    strategy: str
+    budgets: IntArray
+    seeds: int
+    cells: IntArray
+
+
+def pairs_of(curves: Sequence[Curves]) -> tuple[list[Pair], Moments]:
+    """Every strategy beside the baseline, with the moments of all their cells.
+
+    Args:
+        curves: the metrics; the first arm of each is the baseline.
+
+    Returns:
+        The pairs, and moments over the seeds and budgets that both of a pair have; a budget with a single pair of seeds
+        is left out where others have more.
+    """
+    items = np.unique(np.concatenate([curve.items for curve in curves])) if curves else np.zeros(0, np.int64)
+    tasks = np.zeros(len(items), np.int64)
+    pairs: list[Pair] = []
+    means, contributions = [], []
+    known: dict[tuple[str, int, bytes, bytes], IntArray] = {}
+    for curve in curves:
+        arms, budgets, seeds, _ = curve.values.shape
+        columns = np.searchsorted(items, curve.items)
+        tasks[columns] = curve.tasks
+        mean, part = by_seed(curve.values.reshape(arms * budgets, seeds, -1), curve.tasks)
+        mean, part = mean.reshape(arms, budgets, seeds), part.reshape(arms, budgets, seeds, -1)
+        for arm in range(1, arms):
+            both = ~np.isnan(mean[arm]) & ~np.isnan(mean[0])
+            number = both.sum(axis=1)
+            # Two seeds are the least that an error can be told from; one is still worth a point on the curve.
+            kept = np.flatnonzero(number >= min(2, max(int(number.max()), 1)))
+            if not len(kept):
+                continue
+            cells = []
+            for one in (arm, 0):
+                # Comparisons that have the same pairs share the baseline's cells.
+                key = (curve.metric, one, kept.tobytes(), both[kept].tobytes())
+                if key not in known:
+                    known[key] = np.arange(len(kept)) + sum(map(len, means))
+                    means.append(np.where(both[kept], mean[one][kept], np.nan))
+                    spread = np.zeros((len(kept), seeds, len(items)))
+                    spread[..., columns] = part[one][kept] * both[kept][..., None]
+                    contributions.append(spread)
+                cells.append(known[key])
+            pairs.append(
+                Pair(curve.metric, curve.arms[arm], curve.budgets[kept], int(number[kept].min()), np.concatenate(cells))
+            )
+    if not pairs:
+        empty = np.zeros((0, 0))
+        return [], Moments(np.zeros(0), empty, empty, np.zeros(0, np.int64), 1)
+    return pairs, moments(np.concatenate(means), np.concatenate(contributions), tasks)
+
+
 def read(
     results: pa.Table, metrics: Mapping[str, bool], baseline: str, base: str = "base"
 ) -> tuple[list[Curves], list[str]]:

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thriftune.bench import power, verdict
-from thriftune.bench.curves import Curves, Moments, by_seed, moments, read
+from thriftune.bench.curves import Curves, Moments, Pair, by_seed, pairs_of, read
 from thriftune.bench.intervals import Compared, compare, estimate, hats, inversion, shifts, simultaneous, t_quantile
 from thriftune.bench.power import smallest_detectable
 from thriftune.bench.verdict import Bound, Comparison, saved
-from thriftune.types import FloatArray, IntArray
+from thriftune.types import FloatArray
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,7 +95,7 @@ def infer(curves: Sequence[Curves], *, level: float = 0.95, seed: int = 0, draws
     Returns:
         Metric by metric, strategy by strategy.
     """
-    pairs, stats = _pairs(curves)
+    pairs, stats = pairs_of(curves)
     if not pairs:
         return []
     rng = np.random.default_rng(seed)
@@ -121,52 +120,8 @@ def infer(curves: Sequence[Curves], *, level: float = 0.95, seed: int = 0, draws
     ]
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """A strategy and the baseline: the budgets they share, and their cells among all pairs' cells."""
-
-    metric: str
-    strategy: str
-    budgets: IntArray
-    seeds: int
-    cells: IntArray
-
-
-def _pairs(curves: Sequence[Curves]) -> tuple[list[_Pair], Moments]:
-    items = np.unique(np.concatenate([curve.items for curve in curves])) if curves else np.zeros(0, np.int64)
-    tasks = np.zeros(len(items), np.int64)
-    pairs: list[_Pair] = []
-    means, contributions = [], []
-    count = 0
-    for curve in curves:
-        arms, budgets, seeds, _ = curve.values.shape
-        columns = np.searchsorted(items, curve.items)
-        tasks[columns] = curve.tasks
-        mean, part = by_seed(curve.values.reshape(arms * budgets, seeds, -1), curve.tasks)
-        mean, part = mean.reshape(arms, budgets, seeds), part.reshape(arms, budgets, seeds, -1)
-        for arm in range(1, arms):
-            both = ~np.isnan(mean[arm]) & ~np.isnan(mean[0])
-            number = both.sum(axis=1)
-            # Two seeds are the least that an error can be told from; one is still worth a point on the curve.
-            kept = np.flatnonzero(number >= min(2, max(int(number.max()), 1)))
-            if not len(kept):
-                continue
-            for one in (arm, 0):
-                means.append(np.where(both[kept], mean[one][kept], np.nan))
-                spread = np.zeros((len(kept), seeds, len(items)))
-                spread[..., columns] = part[one][kept] * both[kept][..., None]
-                contributions.append(spread)
-            cells = np.arange(count, count + 2 * len(kept))
-            count += len(cells)
-            pairs.append(_Pair(curve.metric, curve.arms[arm], curve.budgets[kept], int(number[kept].min()), cells))
-    if not pairs:
-        empty = np.zeros((0, 0))
-        return [], Moments(np.zeros(0), empty, empty, np.zeros(0, np.int64), 1)
-    return pairs, moments(np.concatenate(means), np.concatenate(contributions), tasks)
-
-
 def _compared(
-    pair: _Pair,
+    pair: Pair,
     stats: Moments,
     theta: FloatArray,
     compared: Compared,
@@ -230,7 +185,7 @@ def _weights_at_one(x: FloatArray) -> FloatArray:
     return weights[len(theta) // 2]
 
 
-def _crossing(pair: _Pair, stats: Moments, factor: float, level: float) -> dict[str, Any]:
+def _crossing(pair: Pair, stats: Moments, factor: float, level: float) -> dict[str, Any]:
     """The smallest budget with which the strategy reaches the baseline's quality at its largest; None: never."""
     x = np.log(pair.budgets)
     grid = np.linspace(x[0], x[-1], 201)

@@ -23,7 +23,7 @@ _MANY = 400  # degrees of freedom from which Student's t is taken not to change
 
 
 @functools.lru_cache(maxsize=256)
-def t_quantile(tail: float, df: int) -> float:
+def t_quantile(tail: float, df: float) -> float:
     """Upper quantile of Student's t.
 
     Args:
@@ -124,14 +124,16 @@ def compare(stats: Moments, weights: FloatArray, cells: IntArray, level: float) 
         level: e.g. 0.95.
     """
     block = np.ix_(cells, cells)
-    seed = ((weights @ stats.seed[block]) * weights).sum(axis=1)
+    seed = np.maximum(((weights @ stats.seed[block]) * weights).sum(axis=1), 0.0)
     item = np.maximum(((weights @ stats.item[block]) * weights).sum(axis=1), 0.0)
     least = np.where(np.abs(weights) > 1e-12, stats.df_seed[cells], np.iinfo(np.int64).max).min(axis=1)
     quantile = {df: t_quantile((1 - level) / 2, int(df)) if df > 0 else math.inf for df in np.unique(least)}
     t_seed = np.array([quantile[df] for df in least])
     with np.errstate(invalid="ignore"):
         half = np.sqrt(t_seed**2 * seed + t_quantile((1 - level) / 2, stats.df_item) ** 2 * item)
-    return Compared(weights @ stats.mean[cells], np.sqrt(seed + item), np.where(np.isnan(half), math.inf, half))
+    # Rounding is no evidence: equal arms that never vary differ by 1e-16.
+    half = np.maximum(np.where(np.isnan(half), math.inf, half), 1e-9 * np.abs(stats.mean).max(initial=0.0))
+    return Compared(weights @ stats.mean[cells], np.sqrt(seed + item), half)
 
 
 def simultaneous(stats: Moments, family: FloatArray, level: float, draws: int, rng: np.random.Generator) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from thriftune.config import EvaluateConfig
 from thriftune.errors import EvaluationError
 from thriftune.evaluation.harness_tasks.aggregate import aggregate, metric_name
-from thriftune.evaluation.harness_tasks.catalogue import Leaf, Wanted, harness_root, quiet, resolve
+from thriftune.evaluation.harness_tasks.catalogue import Leaf, Wanted, harness_root, quiet, resolve, write_tasks
 from thriftune.evaluation.harness_tasks.loading import OTHER_SEED, SEED, load_task, size
 from thriftune.evaluation.harness_workload import Workload, measure
 from thriftune.model import LanguageModel
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from thriftune.evaluation.harness_model import HarnessModel
+
+__all__ = ["Workload", "aggregated", "harness", "task_names", "workload", "write_tasks"]
 
 Say = Callable[[str], None]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,11 +16,14 @@ from thriftune.model import LanguageModel
 _FLOAT = 4  # bytes
 _COPIES = 3  # logits, their float32 log-softmax, and what the slices hold on to
 _CPU_MEMORY = 3 << 29  # bytes a batch may take beside the model
-_CPU_TOKENS = 2048  # larger batches are no faster on a CPU
+_CPU_TOKENS = 768  # larger batches are slower on a CPU
 _CPU_GENERATING = 8
 _GPU_SHARE = 0.3
 _GPU_GENERATING = 64
 _WORTH_SHARING = 32  # tokens
+
+# Models for which it is known whether reading a common beginning once is right.
+_KNOWN: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 class HarnessModel(HFLM):
@@ -38,8 +42,10 @@ class HarnessModel(HFLM):
     batch_size_per_gpu: Any
 
     def __init__(self, language_model: LanguageModel, batch_size: int | str) -> None:
-        # The harness may set a padding token: the caller's tokenizer stays as it is.
-        tokenizer = copy.deepcopy(language_model.tokenizer)
+        tokenizer = language_model.tokenizer
+        if tokenizer.pad_token_id is None:
+            # The harness sets one: the caller's tokenizer stays as it is.
+            tokenizer = copy.deepcopy(tokenizer)
         super().__init__(pretrained=language_model.model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
         self.cut = 0
         self.shrink = 1.0
@@ -51,7 +57,7 @@ class HarnessModel(HFLM):
         self._cache_token = 2 * int(getattr(config, "num_hidden_layers", 32)) * heads * width * _FLOAT
         plain = getattr(language_model.model, "get_base_model", lambda: language_model.model)()
         self._can_trim = "logits_to_keep" in inspect.signature(plain.forward).parameters
-        self._sharing: bool | None = None  # whether reading a common beginning once is known to be right
+        self._sharing = _KNOWN.get(language_model.model)
         self._next = self._rows = self._longest_answer = 0
         self._beginning: list[int] = []
         self._cache: Any = None
@@ -160,7 +166,7 @@ class HarnessModel(HFLM):
             plain = torch.log_softmax(self.model(inps[:1], logits_to_keep=keep).logits.float(), -1)
             likely = plain.topk(min(20, plain.shape[-1])).indices
             off = (torch.log_softmax(logits[:1].float(), -1) - plain).gather(-1, likely).abs().max()
-            self._sharing = bool(off < (0.01 if logits.dtype == torch.float32 else 0.5))
+            self._sharing = _KNOWN[self.model] = bool(off < (0.01 if logits.dtype == torch.float32 else 0.5))
             if not self._sharing:
                 return self._not_shared()
         return logits

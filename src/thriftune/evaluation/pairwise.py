@@ -11,6 +11,7 @@ from thriftune.evaluation.judge_prompt import Verdict
 
 _SCORE: dict[Verdict, int] = {"first": 1, "tie": 0, "second": -1}
 LEVEL = 0.95
+_STRONGER = " (see what it said in the file of judgements; take a stronger judge, or more --max-tokens)"
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
 def describe(c: Comparison) -> list[str]:
     """The comparison in words, with what speaks against trusting it."""
     if c.win_rate is None:
-        return [f"{c.judge} gave no usable verdict on any prompt: {c.no_verdict} judgements without one"]
+        return [f"{c.judge} gave no usable verdict on any prompt: {c.no_verdict} judgements without one{_STRONGER}"]
     verdict = "no difference shown"
     if c.low > 0.5:
         verdict = f"{c.a} is preferred"
@@ -224,7 +225,8 @@ def describe(c: Comparison) -> list[str]:
         )
     if c.no_verdict:
         total = c.judgements + c.no_verdict
-        lines.append(f"  {c.no_verdict:,} of {total:,} judgements have no verdict that could be read")
+        hint = _STRONGER if c.no_verdict > total / 10 else ""
+        lines.append(f"  {c.no_verdict:,} of {total:,} judgements have no verdict that could be read{hint}")
     if c.left_out:
         lines.append(f"  {c.left_out:,} prompts are left out for want of a verdict in both orders")
     lines.append("  answers stand between numbered markers, but no marker makes a judge immune to what is in them")

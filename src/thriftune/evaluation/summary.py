@@ -61,7 +61,8 @@ def summarise(
     The interval says how far the mean of other items of the same tasks may lie; it knows nothing of other
     fine-tuning seeds. Of a task's m items m - 1 are drawn, with replacement, which makes the variance of the resampled
     mean the unbiased s^2/m (McCarthy and Snowden 1985; m draws would understate it, by half for pairs). Tasks of a
-    single item are drawn from together, since one item alone shows no spread.
+    single item are drawn from together, since one item alone shows no spread; a lone one gets the spread that items of
+    the other tasks have within theirs.
 
     Args:
         tasks: (n,) task of each item.
@@ -86,6 +87,11 @@ def summarise(
         inside = values[rows]
         spread = spread or bool(np.ptp(inside) > 0)
         means = _resampled(inside, rng)
+        if len(rows) == 1 and n > 1:
+            others = np.flatnonzero(counts[inverse] > 1)
+            sizes = counts[inverse[others]]
+            residuals = values[others] - (np.bincount(inverse, values) / counts)[inverse[others]]
+            means += rng.choice(residuals * np.sqrt(sizes / (sizes - 1)), RESAMPLES)
         over_items += means * len(rows) / n
         over_tasks += means * owners / count
     tail = (1 - level) / 2

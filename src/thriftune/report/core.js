@@ -169,5 +169,5 @@ const report = (() => {
   }
 
   setTheme(null);
-  return { data, byId, html, svg, colour, dash, percent, number, row, ticks, inspect, onRedraw, choose, current, state };
+  return { data, byId, html, svg, colour, dash, percent, number, row, ticks, inspect, onRedraw, redraw, choose, current, state };
 })();

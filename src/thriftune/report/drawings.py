@@ -225,7 +225,7 @@ def savings(experiment: Mapping[str, Any]) -> Figure:
             if s is not None:
                 _whisker(axes, y, s, low, high)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="y", length=0, pad=8)
         axes.spines["left"].set_visible(False)
         for label, (_, s) in zip(axes.get_yticklabels(), rows, strict=True):
             label.set_fontweight("bold" if s is None else "normal")
@@ -254,16 +254,8 @@ def _scaled(saved: float) -> float:
 def _whisker(axes: Axes, y: int, s: Mapping[str, Any], low: float, high: float) -> None:
     looks = _looks(s)
     if s["saved"] is None:
-        axes.text(
-            (low + high) / 2,
-            y,
-            "cannot be told",
-            ha="center",
-            va="center",
-            size=7,
-            color=_MUTED,
-            backgroundcolor="white",
-        )
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.text((low + high) / 2, y, "cannot be told", ha="center", va="center", size=7, color=_MUTED, bbox=box)
         return
     if s["detectable"] is not None and _scaled(s["detectable"]) <= high:
         at = _scaled(s["detectable"])
@@ -282,7 +274,7 @@ def _keys(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     from matplotlib.lines import Line2D
 
     keys = []
-    if any(s["detectable"] is not None for s in rows):
+    if any(s["detectable"] is not None and s["saved"] is not None for s in rows):
         keys.append(Line2D([], [], marker="|", markersize=7, linestyle="none", color=_MUTED, markeredgewidth=1.1))
         keys[-1].set_label("smallest saving it could have shown")
     if any(s["reads"] for s in rows):

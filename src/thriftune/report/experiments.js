@@ -1,7 +1,7 @@
 'use strict';
 // Learning curves, annotations saved and training losses, drawn as SVG with colours from the style sheet.
 {
-  const { data, html, svg, dash, number, row, ticks, inspect, onRedraw } = report;
+  const { data, html, svg, dash, number, row, ticks, inspect, onRedraw, redraw } = report;
   const BASELINE = -1;
   const kind = (i) => (i === BASELINE ? 'kr' : report.colour(i));
   const style = (i) => (i === BASELINE ? '' : dash(i));
@@ -241,6 +241,7 @@
   }
 
   for (const block of document.querySelectorAll('[data-experiment]')) {
+    block.addEventListener('toggle', redraw); // what is folded away has no width to draw in
     const experiment = data.experiments[Number(block.dataset.experiment)];
     for (const plot of block.querySelectorAll('.curves')) curves(plot, experiment.metrics[Number(plot.dataset.metric)], experiment.level);
     for (const plot of block.querySelectorAll('.saved')) savings(plot, experiment);

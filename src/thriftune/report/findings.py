@@ -143,6 +143,7 @@ def experiment_view(evidence: Evidence, experiment: Experiment, colours: Mapping
         "metrics": [_metric(m, analysis, colours, evidence, largest) for m in metrics],
         "costs": _costs(analysis, evidence, colours),
         "tasks_read": any(c.reads_tasks for m in metrics for c in m.strategies),
+        "based": any(m.base is not None and m.base.mean is not None for m in metrics),
         "answering": evidence.answering is not None,
     }
 

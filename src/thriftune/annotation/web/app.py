@@ -13,6 +13,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from thriftune import __version__
 from thriftune.annotation.answers import Conflict
@@ -121,6 +122,10 @@ def make_app(desk: Desk) -> FastAPI:
         # Without what was sent: it may be a million characters.
         told = "; ".join(f"{e['loc'][-1] if e['loc'] else 'body'}: {e['msg']}" for e in error.errors())
         return JSONResponse({"error": told[:1000]}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": str(error.detail)}, error.status_code)
 
     @app.get("/", include_in_schema=False)
     async def _page(request: Request) -> Response:

@@ -9,12 +9,15 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from starlette.exceptions import HTTPException
+
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY = 4 * 1024 * 1024
+_TOO_LARGE = f"the request is larger than {MAX_BODY // 2**20} MiB"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = [
     # No script, style or picture but the page's own, and no string ever becomes HTML.
@@ -31,10 +34,6 @@ _HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
 ]
-
-
-class TooLarge(Exception):
-    """The body of a request is beyond the limit."""
 
 
 class Guard:
@@ -59,12 +58,9 @@ class Guard:
         if scope["type"] != "http":
             return  # no web sockets here
         headers = {key.lower(): value for key, value in scope["headers"]}
-        begun = False
 
         async def guarded(message: Any) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 message = {**message, "headers": [*message["headers"], *_HEADERS]}
             await send(message)
 
@@ -75,11 +71,7 @@ class Guard:
         if self._token is not None and not self._known(headers, _cookie(scope)):
             await self._introduce(scope, guarded)
             return
-        try:
-            await self._app(scope, _limited(receive), guarded)
-        except TooLarge:
-            if not begun:
-                await _say(guarded, 413, f"the request is larger than {MAX_BODY // 2**20} MiB")
+        await self._app(scope, _limited(receive), guarded)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         host = headers.get(b"host", b"").decode("latin-1")
@@ -87,7 +79,7 @@ class Guard:
             return 421, f"this server does not go by the name {host[:100]!r}: start it with --allow-host NAME"
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 12 or int(length) > MAX_BODY:
-            return 413, f"the request is larger than {MAX_BODY // 2**20} MiB"
+            return 413, _TOO_LARGE
         if scope["method"] in _SAFE:
             return None
         origin = headers.get(b"origin")
@@ -155,7 +147,7 @@ def _limited(receive: Receive) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > MAX_BODY:
-            raise TooLarge
+            raise HTTPException(413, _TOO_LARGE)  # the application's own way out while it reads
         return message
 
     return limited

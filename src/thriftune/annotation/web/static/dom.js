@@ -49,7 +49,7 @@ export function notice(text, {bad = false, actions = []} = {}) {
 /** A dialog with the browser's own focus trap and Escape; gone when closed. Returns the element. */
 export function dialog(title, ...children) {
   const before = document.activeElement
-  const box = el('dialog', {'aria-label': title, class: 'box'}, el('div', {class: 'inside'},
+  const box = el('dialog', {'aria-label': title, class: 'box', tabindex: '-1'}, el('div', {class: 'inside'},
     el('header', {}, el('h2', {}, title),
       el('button', {type: 'button', class: 'quiet close', 'aria-label': 'Close', onclick: () => box.close()}, '×')),
     ...children))
@@ -61,6 +61,7 @@ export function dialog(title, ...children) {
   box.addEventListener('pointerdown', (event) => { if (event.target === box) box.close() })
   document.body.append(box)
   box.showModal()
+  box.focus() // not the button that closes it, which comes first
   return box
 }
 

@@ -39,8 +39,8 @@ export class Review {
       el('ol', {class: 'found'}, [...open, ...items.filter((item) => item.decided)].map((item) => el('li', {},
         el('button', {type: 'button', class: 'hit', onclick: () => this.open(item.id).catch(complain)},
           el('span', {class: 'rank'}, item.rank), el('span', {class: 'snippet', dir: 'auto'}, item.snippet || '(empty)'),
-          el('span', {class: 'badge'}, `${item.answers} ${item.answers === 1 ? 'answer' : 'answers'}`,
-            item.likeness !== null ? ` · ${percent(item.likeness)} alike` : '', item.flags ? ' · flagged' : ''),
+          el('span', {class: 'badge'}, [item.answers > 0 && `${item.answers} ${item.answers === 1 ? 'answer' : 'answers'}`,
+            item.likeness !== null && `${percent(item.likeness)} alike`, item.flags > 0 && 'flagged'].filter(Boolean).join(' · ')),
           item.decided && el('span', {class: 'badge final'}, 'Decided by ', el('bdi', {}, item.decided))))))))
     this.view.querySelector('.hit')?.focus()
     tell('Review')
@@ -75,6 +75,7 @@ export class Review {
           el('button', {type: 'button', class: 'quiet', onclick: () => put(answer.text)}, 'Edit it'),
           el('button', {type: 'button', class: 'quiet', onclick: () => join(answer.text)}, 'Add it below'))))),
       el('section', {class: 'writing', 'aria-label': 'Decision'},
+        el('h2', {}, item.answers.length > 1 ? 'Or write the one that counts' : 'The answer that counts'),
         el('div', {class: 'row'}, this.editor.tabs, decision && el('p', {class: 'state saved'}, 'Decided by ', el('bdi', {}, decision.name))),
         this.editor.node,
         el('div', {class: 'actions'},

@@ -21,7 +21,7 @@ export class Work {
       (error) => this.conflict(error), (names) => this.taken(names))
     this.state = el('p', {class: 'state', id: 'saved'})
     this.submit = el('button', {type: 'button', class: 'primary', id: 'submit', 'data-do': 'submit'},
-      'Submit and next ', el('kbd', {}, navigator.platform.startsWith('Mac') ? '⌘ ↵' : 'Ctrl ↵'))
+      'Submit', el('span', {class: 'more'}, ' and next '), el('kbd', {}, navigator.platform.startsWith('Mac') ? '⌘ ↵' : 'Ctrl ↵'))
   }
 
   async next(after = null) {
@@ -31,13 +31,14 @@ export class Work {
 
   async open(id) {
     await this.leaving()
-    this.show(await post('open', {name: this.place.name, id}))
+    this.arrive(await post('open', {name: this.place.name, id}))
   }
 
   /** The same prompt again, where another window of the person changed it meanwhile. */
   async freshen() {
     const {id} = this.item
-    const item = await post('open', {name: this.place.name, id})
+    const {item, counts} = await post('open', {name: this.place.name, id})
+    this.counted(counts)
     const changed = item.revision !== this.saving.revision || item.status !== this.item.status
     if (this.item?.id === id && changed && !this.saving.dirty) this.show(item, {push: false})
   }
