@@ -112,3 +112,12 @@ def test_a_selection_from_another_pool_is_noticed(small_study: Study, tmp_path: 
     small_study.write_selection("alien", Selection(ids, np.arange(2), None, "random", 2, 0), {})
     with pytest.raises(AnnotationError, match="'alien' names 'ghost'"):
         export(small_study, tmp_path / "a.csv", selection="alien")
+
+
+def test_a_models_answers_are_exported_only_when_asked_for(small_study: Study, tmp_path: Path) -> None:
+    teacher = Annotation("p00", "by a model", annotator="m", source="teacher")
+    small_study.annotations.add([teacher, Annotation("p01", "by a person")])
+    file = tmp_path / "a.jsonl"
+    assert export(small_study, file, answered_only=True).rows == 1
+    assert export(small_study, file, answered_only=True, annotations="teacher", force=True).rows == 1
+    assert export(small_study, file, answered_only=True, annotations="human,teacher", force=True).rows == 2

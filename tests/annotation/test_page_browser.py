@@ -330,7 +330,7 @@ HOSTILE = (
     "<img src=x onerror='window.owned = 1'>",
     "[click](javascript:window.owned=1) ![x](http://127.0.0.1:9/x.png) <svg onload=window.owned=1>",
     "</textarea></dialog><iframe srcdoc='<script>parent.owned=1</script>'>",
-    "```html\n<script>window.owned = 1</script>\n```\n| <b onclick=1>a</b> |\n|---|\n| <style>*{display:none}</style> |",
+    "```html\n<script>window.owned = 1</script>\n```\n| <b onclick=1>a</b> |\n|---|\n| <style>*{x:y}</style> |",
 )
 
 

@@ -62,7 +62,12 @@ def score(study: Study, run: str, model: Path, seed: int = 0) -> None:
         "n_prompt_tokens": pa.array(rng.integers(20, 40, POOL), pa.int32()),
         "truncated_prompt": pa.array([False] * POOL),
         "hit_limit": pa.array([False] * POOL),
+        "n_steps": pa.array([1] * POOL, pa.int32()),
         "response": ["draft"] * POOL,
+        "token_ids": pa.array([[1]] * POOL, pa.list_(pa.int32())),
+        "token_ends": pa.array([[5]] * POOL, pa.list_(pa.int32())),
+        "token_entropies": pa.array([[1.0]] * POOL, pa.list_(pa.float32())),
+        "token_margins": pa.array([[0.5]] * POOL, pa.list_(pa.float32())),
         "embedding_scale": pa.array([1.0] * POOL, pa.float32()),
     }
     directory = study.score_directory(run)

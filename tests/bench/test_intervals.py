@@ -143,6 +143,11 @@ def test_with_few_seeds_the_factor_of_a_family_is_wider_and_a_single_interval_ne
     wide = scipy.stats.t.isf((1 - 0.95 ** (1 / 3)) / 2, 2) / scipy.stats.t.isf(0.025, 2)
     assert simultaneous(stats, np.eye(3), 0.95, 40_000, rng) == pytest.approx(wide, rel=0.03)
     assert simultaneous(stats, np.eye(3)[:1], 0.95, 1000, rng) == 1.0
+    # Correlations that three seeds seem to show are not believed; those of many seeds are.
+    alike = Moments(np.zeros(3), np.ones((3, 3)), np.zeros((3, 3)), np.full(3, 2), 500)
+    assert simultaneous(alike, np.eye(3), 0.95, 40_000, rng) == pytest.approx(wide, rel=0.03)
+    many = Moments(np.zeros(3), np.ones((3, 3)), np.zeros((3, 3)), np.full(3, 300), 500)
+    assert simultaneous(many, np.eye(3), 0.95, 20_000, rng) < 1.06
 
 
 @given(st.integers(0, 10**6))

@@ -114,7 +114,7 @@ def test_candidates_are_the_pool_with_answers_marked(small_study: Study) -> None
     candidates = small_study.candidates()
     assert len(candidates) == 12
     assert candidates.ids[candidates.annotated].tolist() == ["p02"]
-    assert set(candidates.scores) == {"mean_entropy"}
+    assert set(candidates.scores) == {"mean_entropy", "mean_nll"}
     assert candidates.embeddings is not None
     assert candidates.embeddings.shape == (12, 8)
     assert candidates.lengths is not None

@@ -18,7 +18,7 @@ from thriftune.config import FinetuneConfig
 from thriftune.errors import FinetuneError
 from thriftune.examples import Example
 from thriftune.finetuning import probe as probing
-from thriftune.finetuning.defaults import course, resolved
+from thriftune.finetuning.defaults import course, pieces, resolved
 from thriftune.finetuning.train import train
 from thriftune.likelihood import response_nll
 from thriftune.model import LanguageModel
@@ -122,15 +122,15 @@ def test_less_memory_gives_the_same_steps(
     plain = train(lm, questions, FAST, say=silent)
     plain.detach()
     fitted = {
-        "pieces": probing.Fit(3, False, 0, 0, 0.0, None),
-        "recompute": probing.Fit(8, True, 0, 0, 0.0, None),
+        "pieces": probing.Fit(150, False, 0, 0, 0.0, None),
+        "recompute": probing.Fit(50, True, 0, 0, 0.0, None),
     }
     monkeypatch.setattr(probing, "probe", lambda *_: fitted[scarce])
     said: list[str] = []
     tight = train(lm, questions, FAST, say=said.append, probe=True)
     assert [x["loss"] for x in tight.log] == pytest.approx([x["loss"] for x in plain.log], rel=1e-4)
     assert tight.steps == plain.steps
-    assert "in 3 pieces" in said[0] or "recomputed" in said[0]
+    assert ("recomputed" in said[0]) == (scarce == "recompute")
     tight.detach()
     assert not any(getattr(m, "gradient_checkpointing", False) for m in lm.model.modules())
 
@@ -152,14 +152,15 @@ def test_the_probe_splits_batches_where_memory_is_short(
     lm: LanguageModel, questions: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = course(questions, FAST)
-    found = {}
-    for free in (1 << 40, 118 << 20, 90 << 20):
+    longest = max(len(e.ids) for e in questions)
+    found = []
+    for free in (1 << 40, 120 << 20, 118 << 20, 90 << 20):
         monkeypatch.setattr(probing, "available", lambda _device, free=free: free)
-        fit = probing.probe(lm.model, questions, plan, warnings.catch_warnings, "cpu")
-        found[free] = fit
-    roomy, tight, none = found.values()
-    assert (roomy.pieces, roomy.recompute, roomy.fits) == (1, False, True)
-    assert 1 < tight.pieces <= 8 and tight.step_bytes < roomy.step_bytes
+        found.append(probing.probe(lm.model, questions, plan, warnings.catch_warnings, "cpu"))
+    roomy, tight, tighter, none = found
+    assert (roomy.most, roomy.recompute, roomy.fits) == (1024, False, True)
+    assert longest <= tighter.most < tight.most < 1024 and tighter.step_bytes < tight.step_bytes < roomy.step_bytes
+    assert tight.fits and not tight.recompute
     assert none.recompute and not none.fits
     assert all(p.grad is None for p in lm.model.parameters())
 
@@ -261,8 +262,38 @@ def test_plans_are_balanced_and_complete(questions: list[Example]) -> None:
     for epoch in (plan.batches[:4], plan.batches[4:8]):
         assert sorted(i for b in epoch for i in b) == list(range(24))
     assert plan.batches[:4] != plan.batches[4:8]
-    pieces = plan.pieces(3)
-    assert len(pieces) == 30 and [i for p in pieces for i in p] == [i for b in plan.batches for i in b]
+
+
+def test_pieces_hold_a_batch_in_order_and_bounded(questions: list[Example]) -> None:
+    batch = sorted(questions, key=lambda e: -len(e.ids))
+    longest = len(batch[0].ids)
+    for most in (1, longest, 3 * longest, 10_000):
+        parts = pieces(batch, most)
+        assert [e.id for part in parts for e in part] == [e.id for e in batch]
+        assert all(len(p) * max(len(e.ids) for e in p) <= most or len(p) == 1 for p in parts)
+    assert len(pieces(batch, 1)) == 24 and len(pieces(batch, 10_000)) == 1
+    assert len(pieces(batch, 3 * longest)[0]) == 3
+
+
+def test_a_step_that_does_not_fit_is_done_in_smaller_pieces(
+    lm: LanguageModel, questions: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from thriftune.finetuning import trainer
+
+    plain = train(lm, questions, FAST, say=silent)
+    plain.detach()
+    sizes: list[int] = []
+
+    def scarce(model: Any, batch: list[Example]) -> Any:
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return response_nll(model, batch)
+
+    monkeypatch.setattr(trainer, "response_nll", scarce)
+    tight = train(lm, questions, FAST, say=silent)
+    assert [x["loss"] for x in tight.log] == pytest.approx([x["loss"] for x in plain.log], rel=1e-4)
+    assert max(sizes[5:]) <= 3 and tight.steps == plain.steps
 
 
 @pytest.mark.parametrize("examples", [1, 50, 200, 400, 5_000, 50_000])

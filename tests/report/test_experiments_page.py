@@ -193,8 +193,7 @@ def test_models_and_evaluations(full_study: Study, payload: Payload) -> None:
     text = _text(html)
     for name in ("nll", "exact_match"):
         assert f"{values[metric == name].mean():.3f} [" in text
-    assert "k_center-200 fine-tuned" in text
-    assert text.count("heldout") >= 1
+    assert "k_ center-200 fine-tuned heldout 40 4 tasks" in text  # the space is where the name may break
     assert "tuned.answers" not in text
 
 

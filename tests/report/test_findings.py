@@ -4,7 +4,7 @@ import pytest
 
 from thriftune.report.analysis import Analysis, Comparison
 from thriftune.report.evidence import Evidence, Experiment
-from thriftune.report.findings import BASELINE, duration, palette, saved_words, share, signed, verdict_words
+from thriftune.report.findings import BASELINE, duration, palettes, saved_words, share, signed, verdict_words
 from thriftune.report.trained import judged_words
 
 
@@ -57,18 +57,31 @@ def test_numbers() -> None:
     assert told == ["not known", "0.023 s", "12 s", "90 s", "1.6 min", "90 min", "1.5 h", "25 h"]
 
 
-def _evidence(*strategies: str) -> Evidence:
-    curves = [{"strategy": s, "budget": 10, "mean": 1.0} for s in strategies]
-    analysis = Analysis.model_validate({"metrics": [{"metric": "m", "higher_is_better": True, "curves": curves}]})
-    return Evidence(experiments=[Experiment("e", {}, 0, 0, analysis)])
+def _evidence(**experiments: tuple[str, ...]) -> Evidence:
+    found = []
+    for name, strategies in experiments.items():
+        curves = [{"strategy": s, "budget": 10, "mean": 1.0} for s in strategies]
+        analysis = Analysis.model_validate({"metrics": [{"metric": "m", "higher_is_better": True, "curves": curves}]})
+        found.append(Experiment(name, {}, 0, 0, analysis))
+    return Evidence(experiments=found)
 
 
 def test_a_strategy_has_the_colour_of_its_first_selection_and_no_two_share_one() -> None:
-    names = ("random", "k_means", "k_center", "mean_entropy", "dpp")
-    colours = palette(_evidence(*names), ["random", "mean_entropy", "k_center", "mean_entropy"])
-    assert colours["random"] == BASELINE
-    assert (colours["mean_entropy"], colours["k_center"]) == (1, 2)
-    assert len(set(colours.values())) == 5
+    new = ("random", "k_means", "k_center", "mean_entropy", "dpp")
+    old = ("random", "typiclust", "gist", "v_optimal", "dpp", "k_center", "vote_k")
+    found = palettes(_evidence(new=new, old=old), ["random", "mean_entropy", "k_center", "mean_entropy"])
+    for colours in found.values():
+        assert colours["random"] == BASELINE
+        assert len({i % 6 for s, i in colours.items() if s != "random"}) == len(colours) - 1
+    assert (found["new"]["mean_entropy"], found["new"]["k_center"]) == (1, 2)
+    assert found["old"]["k_center"] == 2
+    assert found["old"]["dpp"] == found["new"]["dpp"]
+
+
+def test_more_strategies_than_colours_differ_in_their_dashes() -> None:
+    many = tuple(f"s{i}" for i in range(20))
+    (colours,) = palettes(_evidence(e=("random", *many)), [f"s{i}" for i in range(8, 20)]).values()
+    assert len(set(colours.values())) == 21
 
 
 def test_a_judge_is_told_in_one_sentence() -> None:

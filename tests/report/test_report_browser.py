@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measured import write_bench, write_evaluation, write_model
 
+from thriftune.artifacts import read_json, write_json
 from thriftune.report.page import write_report
 from thriftune.study import Study
 
@@ -201,3 +203,60 @@ def test_poor_studies_draw_without_complaints(
     assert _complaints(browser) == []
     # At most: a desktop's scroll bar takes its share.
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.fixture
+def measured_study(full_study: Study) -> Study:
+    write_bench(full_study, "older", rho={"random": 1.0, "k_center": 1.2})
+    plan = full_study.bench_directory("older") / "plan.json"
+    write_json(plan, {**read_json(plan), "created": "2026-01-01T00:00:00+00:00"})
+    write_bench(full_study, "newer")
+    write_model(full_study, "tuned", steps=90)
+    write_evaluation(full_study, "tuned")
+    return full_study
+
+
+def test_experiments_are_drawn_without_complaint_and_fit_their_place(browser: Any, measured_study: Study) -> None:
+    file = write_report(measured_study)
+    for width, dark in ((1280, False), (1280, True), (360, False)):
+        _open(browser, file, width, dark=dark)
+        folded = browser.execute_script(
+            "return [...document.querySelectorAll('.experiment')].map(e => [e.querySelector('h3').textContent, e.open])"
+        )
+        assert folded == [["Experiment newer", True], ["Experiment older", False]]
+        browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
+        # The fold's event comes after the script.
+        sizes = browser.execute_async_script(
+            "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done("
+            "[...document.querySelectorAll('.curves, .saved, .loss')].map(p => [p.clientWidth, p.firstChild.clientWidth]))))"
+        )
+        assert len(sizes) == 2 * 3 + 1
+        assert all(place == drawn for place, drawn in sizes), sizes
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        marks = "return document.querySelectorAll('[data-experiment=\"0\"] .saved .dot').length"
+        assert browser.execute_script(marks) == 7  # four strategies by two metrics, one of which cannot be told
+        assert _complaints(browser) == []
+
+
+def test_no_label_of_a_figure_leaves_it(browser: Any, measured_study: Study) -> None:
+    file = write_report(measured_study)
+    for width in (1280, 760, 360):
+        _open(browser, file, width)
+        out = browser.execute_script(
+            "const out = []; for (const plot of document.querySelectorAll('.experiment[open] .plot[role], .loss')) {"
+            "const box = plot.getBoundingClientRect();"
+            "for (const text of plot.querySelectorAll('text')) { const t = text.getBoundingClientRect();"
+            "if (t.left < box.left - 2 || t.right > box.right + 2 || t.bottom > box.bottom + 2) out.push(text.textContent); }"
+            "} return out"
+        )
+        assert out == [], width
+
+
+def test_keys_reach_the_numbers_of_experiments(browser: Any, measured_study: Study) -> None:
+    _open(browser, write_report(measured_study))
+    told = browser.execute_script(_KEY, ".curves", ["ArrowRight", "ArrowRight"])
+    assert told.startswith("100 annotations")
+    # Lower is better: the strategy that needs fewest comes first.
+    assert told.index("task_diversity") < told.index("facility_location") < told.index("mean_entropy")
+    assert "38 % [22, 50]" in browser.execute_script(_KEY, ".saved", ["ArrowRight"]).replace("\u00a0", " ")
+    assert "moving average of" in browser.execute_script(_KEY, ".loss", ["ArrowRight"])

@@ -43,6 +43,7 @@ def export(
     to: str | None = None,
     selection: str | None = None,
     draft: bool = True,
+    annotations: str = "human",
     answered_only: bool = False,
     force: bool = False,
 ) -> Exported:
@@ -54,6 +55,7 @@ def export(
         to: one of `formats.FORMATS`; None to go by the suffix.
         selection: its name; ``"holdout"`` for the prompts set aside; None for the latest.
         draft: include the model's own answer (not in training formats); it speeds people up, and anchors them.
+        annotations: whose answers, see `Study.responses`.
         answered_only: leave out prompts without a final answer, as training files must.
         force: overwrite ``path``.
 
@@ -70,7 +72,7 @@ def export(
     if path is not None and path.exists() and not force:
         raise AnnotationError(f"{path} exists and may hold answers: choose another name or add --force")
     name = selection or latest(study)
-    found = rows(study, name, draft=draft)
+    found = rows(study, name, draft=draft, annotations=annotations)
     answered = [row for row in found if row.response]
     if answered_only and not answered:
         raise AnnotationError(
@@ -111,13 +113,14 @@ def latest(study: Study) -> str:
     return names[-1]
 
 
-def rows(study: Study, selection: str, *, draft: bool = True) -> list[Row]:
+def rows(study: Study, selection: str, *, draft: bool = True, annotations: str = "human") -> list[Row]:
     """The prompts of a selection with their drafts and answers.
 
     Args:
         study: where it is.
         selection: its name, or ``"holdout"``.
         draft: look up the model's own answers, too.
+        annotations: whose answers, see `Study.responses`.
 
     Returns:
         Rows in pick order.
@@ -137,13 +140,12 @@ def rows(study: Study, selection: str, *, draft: bool = True) -> list[Row]:
     if missing is not None:
         raise AnnotationError(f"selection {selection!r} names {missing!r}, which is not in the pool of {study.path}")
     run, drafts = _drafts(study, record.get("run"), ids) if draft else (None, {})
-    answers = study.annotations.final()
+    answers = study.responses(annotations)
     result = []
     for rank, identifier in enumerate(ids, 1):
         text, turns, task = prompts[identifier]
-        answer = answers.get(identifier)
         shown, confidence = drafts.get(identifier, ("", None)) if draft else (None, None)
-        response = answer.response if answer else ""
+        response = answers.get(identifier, "")
         result.append(Row(identifier, rank, text, turns, task, shown, response, confidence, run))
     return result
 

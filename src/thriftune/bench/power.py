@@ -127,7 +127,8 @@ def noise_of(results: pa.Table, metric: str, higher_is_better: bool, baseline: s
     weight = weights[len(theta) // 2, : len(x)]
     found = []
     for arm in range(1, len(one.arms)):
-        whole = ~np.isnan(one.values[[0, arm]]).all(axis=3).any(axis=(0, 1))
+        missing = np.isnan(one.values[[0, arm]]).all(axis=3)  # (2, k, r)
+        whole = ~np.any(missing.reshape(-1, missing.shape[2]), axis=0)
         if whole.sum() < 2:
             continue
         difference = np.tensordot(weight, one.values[arm] - one.values[0], axes=1)[None, whole]

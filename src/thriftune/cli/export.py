@@ -26,6 +26,9 @@ def command(
     draft: Annotated[
         bool, typer.Option("--draft/--no-draft", help="With the model's own answer, or without: it anchors people.")
     ] = True,
+    annotations: Annotated[
+        str, typer.Option(help="Whose answers: human, teacher or reference; several with commas, first wins.")
+    ] = "human",
     answered_only: Annotated[
         bool, typer.Option("--answered-only", help="Only prompts that have a final answer: a training file.")
     ] = False,
@@ -46,6 +49,7 @@ def command(
         to=to,
         selection=selection,
         draft=draft,
+        annotations=annotations,
         answered_only=answered_only,
         force=force,
     )

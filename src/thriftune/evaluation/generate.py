@@ -73,18 +73,23 @@ def text_of(lm: LanguageModel, reply: Reply) -> str:
     return str(lm.tokenizer.decode(reply.tokens, skip_special_tokens=True))
 
 
-def batches(lengths: Sequence[int], lm: LanguageModel, batch_size: int | Literal["auto"]) -> list[list[int]]:
+def batches(
+    lengths: Sequence[int], lm: LanguageModel, batch_size: int | Literal["auto"], most_tokens: int | None = None
+) -> list[list[int]]:
     """Rows of similar length together, the longest first: what does not fit shows at once.
 
     Args:
         lengths: (n,) tokens of each sequence.
         lm: the model that will run.
         batch_size: sequences a batch; ``auto`` for as many as the padded tokens allow.
+        most_tokens: with ``auto``, padded tokens of a batch at most; None: as many as fit.
 
     Returns:
         Rows, each in exactly one batch.
     """
     tokens, most = batch_limits(lm) if batch_size == "auto" else (None, batch_size)
+    if tokens is not None and most_tokens is not None:
+        tokens = min(tokens, most_tokens)
     found: list[list[int]] = []
     for row in np.argsort(-np.asarray(lengths, np.int64), kind="stable").tolist():
         room = bool(found) and len(found[-1]) < most

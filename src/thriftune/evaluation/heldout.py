@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 HELDOUT = "heldout"
 """What users call this suite, and the task of prompts that have none."""
+_CPU_TOKENS = 1024  # a CPU is busy with so many already; larger batches only pad more
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _likelihoods(lm: LanguageModel, examples: Sequence[Example], config: Evaluat
     found = np.full(len(examples), np.nan)
     lengths = [len(e.ids) for e in examples]
     with progress("likelihood", float(sum(lengths)), "tokens") as advance:
-        for rows in batches(lengths, lm, config.batch_size):
+        for rows in batches(lengths, lm, config.batch_size, _CPU_TOKENS if lm.device == "cpu" else None):
             found[rows], _ = halving(run, [examples[i] for i in rows], lm.device, _refuse)
             advance(float(sum(lengths[i] for i in rows)))
     wrong = next((e.id for e, value in zip(examples, found, strict=True) if not math.isfinite(value)), None)

@@ -34,7 +34,7 @@ class _Adapted(torch.autograd.Function):
         down = flat @ b
         down *= ctx.scale
         to_a = (down.T @ x.reshape(-1, x.shape[-1])).float()
-        to_b = (low.T @ flat).T.float().mul_(ctx.scale)
+        to_b = (low.T @ flat).T.float().contiguous().mul_(ctx.scale)
         to_x = None
         if ctx.needs_input_grad[0]:
             to_x = flat @ weight

@@ -47,9 +47,27 @@ class Course:
     batches: list[list[int]]
     epochs: float
 
-    def pieces(self, count: int) -> list[list[int]]:
-        """The batches, each in at most ``count`` pieces of equal size, for less memory."""
-        return [p.tolist() for b in self.batches for p in np.array_split(np.array(b), min(count, len(b)))]
+
+def pieces(batch: Sequence[Example], most: int) -> list[Sequence[Example]]:
+    """A batch in runs that hold at most ``most`` tokens each, padding included; a longer example stands alone.
+
+    Gradients add up over the pieces, so that memory depends on ``most`` and not on the batch.
+
+    Args:
+        batch: examples, similar lengths together.
+        most: tokens a piece.
+
+    Returns:
+        The pieces, in order.
+    """
+    found: list[Sequence[Example]] = []
+    start = longest = 0
+    for i, e in enumerate(batch):
+        longest = max(longest, len(e.ids))
+        if i > start and (i + 1 - start) * longest > most:
+            found.append(batch[start:i])
+            start, longest = i, len(e.ids)
+    return [*found, batch[start:]]
 
 
 def course(examples: Sequence[Example], config: FinetuneConfig) -> Course:

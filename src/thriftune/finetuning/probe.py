@@ -1,4 +1,4 @@
-"""Before a training: how long it will take, how much memory, and in how many pieces a batch must go."""
+"""Before a training: how long it will take, how much memory, and how much can go through the model at once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from thriftune.config import FinetuneConfig
 from thriftune.examples import Example
-from thriftune.finetuning.defaults import Course
+from thriftune.finetuning.defaults import Course, pieces
 from thriftune.likelihood import response_nll
+from thriftune.model import LanguageModel
 
+_MOST_TOKENS = {"cpu": 1024, "cuda": 16384}
 _SHORT, _LONG = 64, 512  # tokens of the two sequences whose activations are compared
 _SPARE = 0.85  # share of the free memory that a step may take
 _TEMPORARY = 1.25  # gradients of activations while the backward pass runs
@@ -31,7 +34,7 @@ class Fit:
     """How a training fits this machine.
 
     Args:
-        pieces: in how many pieces a batch goes through the model.
+        most: padded tokens that go through the model at once.
         recompute: activations are recomputed in the backward pass instead of kept.
         step_bytes: memory of the largest step above weights, gradients and optimiser.
         fixed_bytes: weights, gradients, optimiser and libraries.
@@ -39,7 +42,7 @@ class Fit:
         free_bytes: memory free before the training, or None where unknown.
     """
 
-    pieces: int
+    most: int
     recompute: bool
     step_bytes: int
     fixed_bytes: int
@@ -79,24 +82,56 @@ def probe(model: Any, examples: Sequence[Example], plan: Course, computing: Comp
         constant = max(many - slope * len(long.ids), 0)
         free = available(device)
         room = float("inf") if free is None else free * _SPARE - optimiser - constant - _PROJECTION_BYTES
-        pieces, recompute = _split(examples, plan, slope * _TEMPORARY, room)
-        if pieces == 0:
+        longest = len(sample.ids)
+        recompute = slope * _TEMPORARY * longest > room
+        if recompute:
             # What stays is each layer's input, and everything of one layer at a time.
             slope = 4 * width * layers + slope / layers
-            pieces, recompute = _split(examples, plan, slope * _TEMPORARY, room)
-            pieces, recompute = max(pieces, 1) if pieces else max(map(len, plan.batches)), True
-        batches = plan.pieces(pieces)
-        padded = [len(b) * max(len(examples[i].ids) for i in b) for b in batches]
-        typical = int(np.argsort(padded)[len(padded) // 2])
-        seconds, _ = _measure(model, [examples[i] for i in batches[typical]], computing)
+        most = int(max(min(room / (slope * _TEMPORARY), most_tokens(device)), longest))
+        batches = sorted(
+            (pieces([examples[i] for i in batch], most) for batch in plan.batches),
+            key=lambda parts: sum(map(padded, parts)),
+        )
+        typical = batches[len(batches) // 2][0]
+        seconds, _ = _measure(model, typical, computing)
     model.zero_grad(set_to_none=True)
+    largest = max(padded(part) for parts in batches for part in parts)
     return Fit(
-        pieces,
+        most,
         recompute,
-        int(constant + slope * _TEMPORARY * max(padded) + _PROJECTION_BYTES),
+        int(constant + slope * _TEMPORARY * largest + _PROJECTION_BYTES),
         weights + optimiser + (_LIBRARIES_BYTES if device == "cpu" else 0),
-        seconds * (4 / 3 if recompute else 1) / padded[typical],
+        seconds * (4 / 3 if recompute else 1) / padded(typical),
         None if free is None else free - optimiser,
+    )
+
+
+def estimate(
+    lm: LanguageModel, examples: Sequence[Example], plan: Course, config: FinetuneConfig, fit: Fit, done: int
+) -> str:
+    """What is ahead, in a line.
+
+    Args:
+        lm: the base.
+        examples: n examples.
+        plan: the batches.
+        config: as `defaults.resolved` gives it.
+        fit: as `probe` found it.
+        done: steps that an interrupted run has behind it.
+
+    Returns:
+        The line.
+    """
+    seen = [[examples[i] for i in batch] for batch in plan.batches[done:]]
+    work = sum(padded(part) for b in seen for part in pieces(b, fit.most))
+    tokens = sum(len(e.ids) for b in seen for e in b)
+    learned = sum(int(e.response.sum()) for b in seen for e in b)
+    how = "; activations are recomputed to save memory" if fit.recompute else ""
+    return (
+        f"to do: {len(examples):,} examples, {plan.epochs:g} epochs, {len(plan.batches) - done:,} steps, "
+        f"{tokens:,} tokens ({learned:,} of responses) at a learning rate of {config.learning_rate:g}; about "
+        f"{work * fit.token_seconds / 60:.1f} min and {(fit.fixed_bytes + fit.step_bytes) / 2**30:.1f} GiB "
+        f"with {lm.spec} on {lm.device} in {lm.dtype}{how}"
     )
 
 
@@ -125,15 +160,14 @@ def _measure(model: Any, batch: Sequence[Example], computing: Computing) -> tupl
     return time.monotonic() - began, sum(kept.values())
 
 
-def _split(examples: Sequence[Example], plan: Course, token_bytes: float, room: float) -> tuple[int, bool]:
-    """The least number of pieces whose largest fits into ``room``; 0 where not even single examples do."""
-    lengths = np.array([len(e.ids) for e in examples])
-    largest = max(map(len, plan.batches))
-    for pieces in range(1, largest + 1):
-        most = max(len(b) * int(lengths[b].max()) for b in plan.pieces(pieces))
-        if most * token_bytes <= room:
-            return pieces, False
-    return 0, False
+def padded(part: Sequence[Example]) -> int:
+    """Tokens that are computed for a piece, padding included."""
+    return len(part) * max(len(e.ids) for e in part)
+
+
+def most_tokens(device: str) -> int:
+    """Padded tokens worth computing at once: more only take memory."""
+    return _MOST_TOKENS.get(device.partition(":")[0], _MOST_TOKENS["cuda"])
 
 
 def available(device: str) -> int | None:

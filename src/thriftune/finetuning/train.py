@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thriftune.config import FinetuneConfig
 from thriftune.errors import FinetuneError, require
@@ -18,9 +18,6 @@ from thriftune.finetuning.defaults import Course, course, resolved
 from thriftune.memory import exhausted, release
 from thriftune.model import LanguageModel
 from thriftune.progress import progress
-
-if TYPE_CHECKING:
-    from thriftune.finetuning.probe import Fit
 
 Say = Callable[[str], None]
 _INSTALL = "'thriftune[finetune]'"
@@ -225,31 +222,33 @@ def _train(
     import trl
 
     from thriftune.finetuning import probe as probing
+    from thriftune.finetuning.adapted import adapted
     from thriftune.finetuning.trainer import Journal, ResponseTrainer, last_checkpoint, lines, steps_done
-
-    def computing() -> contextlib.AbstractContextManager[Any]:
-        if lm.dtype == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(lm.device.partition(":")[0], getattr(torch, lm.dtype))
 
     base = lm.model
     own_forward, use_cache = vars(base).get("forward"), getattr(base.config, "use_cache", None)
     per_step = [sum(len(examples[i].ids) for i in batch) for batch in plan.batches]
     checkpoint = None if directory is None else last_checkpoint(directory)
     done = 0 if checkpoint is None else steps_done(checkpoint)
-    pieces, recompute = 1, False
-    if probe:
-        fit = probing.probe(model, examples, plan, computing, lm.device)
-        say(_estimate(lm, examples, plan, config, fit, done))
-        if not fit.fits and lm.device == "cpu":  # a CPU's system kills the process instead of raising an error
-            raise FinetuneError(too_much(examples, config))
-        pieces, recompute = fit.pieces, fit.recompute
+    most, recompute = probing.most_tokens(lm.device), False
     with contextlib.ExitStack() as stack:
+        settled = stack.enter_context(adapted(model, getattr(torch, lm.dtype)))
+
+        def computing() -> contextlib.AbstractContextManager[Any]:
+            if settled or lm.dtype == "float32":
+                return contextlib.nullcontext()
+            return torch.autocast(lm.device.partition(":")[0], getattr(torch, lm.dtype))
+
+        if probe:
+            fit = probing.probe(model, examples, plan, computing, lm.device)
+            say(probing.estimate(lm, examples, plan, config, fit, done))
+            if not fit.fits and lm.device == "cpu":  # a CPU's system kills the process instead of raising an error
+                raise FinetuneError(too_much(examples, config))
+            most, recompute = fit.most, fit.recompute
         output = str(directory or stack.enter_context(tempfile.TemporaryDirectory()))
         args = trl.SFTConfig(
             output_dir=output,
             per_device_train_batch_size=config.batch_size,
-            gradient_accumulation_steps=pieces,
             num_train_epochs=1,
             learning_rate=float(config.learning_rate),
             lr_scheduler_type=config.schedule,
@@ -276,7 +275,8 @@ def _train(
         )
         trainer = ResponseTrainer(
             examples,
-            plan.pieces(pieces),
+            plan.batches,
+            most,
             computing,
             model=model,
             args=args,
@@ -298,21 +298,3 @@ def _train(
     learned = sum(int(examples[i].response.sum()) for batch in plan.batches for i in batch)
     tuned = replace(lm, model=model)
     return Trained(tuned, log, log[-1]["seconds"], sum(per_step), learned, len(plan.batches), config, restore)
-
-
-def _estimate(
-    lm: LanguageModel, examples: Sequence[Example], plan: Course, config: FinetuneConfig, fit: Fit, done: int
-) -> str:
-    """What is ahead, in a line."""
-    seen = [[examples[i] for i in batch] for batch in plan.batches[done:]]
-    padded = sum(len(b) * max(len(e.ids) for e in b) for b in seen)
-    tokens = sum(len(e.ids) for b in seen for e in b)
-    learned = sum(int(e.response.sum()) for b in seen for e in b)
-    how = f"; batches of {config.batch_size} in {fit.pieces} pieces" if fit.pieces > 1 else ""
-    how += "; activations are recomputed to save memory" if fit.recompute else ""
-    return (
-        f"to do: {len(examples):,} examples, {plan.epochs:g} epochs, {len(plan.batches) - done:,} steps, "
-        f"{tokens:,} tokens ({learned:,} of responses) at a learning rate of {config.learning_rate:g}; about "
-        f"{padded * fit.token_seconds / 60:.1f} min and {(fit.fixed_bytes + fit.step_bytes) / 2**30:.1f} GiB "
-        f"with {lm.spec} on {lm.device} in {lm.dtype}{how}"
-    )

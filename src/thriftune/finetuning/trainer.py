@@ -19,7 +19,9 @@ from transformers import TrainerCallback
 
 from thriftune.errors import FinetuneError
 from thriftune.examples import Example
+from thriftune.finetuning.defaults import pieces
 from thriftune.likelihood import response_nll
+from thriftune.memory import exhausted, release
 
 _WHOLE = "complete"  # a checkpoint without this file was cut short
 
@@ -29,7 +31,8 @@ class ResponseTrainer(trl.SFTTrainer):
 
     Args:
         examples: n examples.
-        pieces: rows of ``examples`` that go through the model at once, in order.
+        batches: rows of ``examples`` of each step.
+        most: padded tokens that go through the model at once; halved where even they do not fit.
         computing: entered around the forward pass, for its precision.
         others: as for `trl.SFTTrainer`.
     """
@@ -37,31 +40,26 @@ class ResponseTrainer(trl.SFTTrainer):
     def __init__(
         self,
         examples: Sequence[Example],
-        pieces: Sequence[list[int]],
+        batches: Sequence[list[int]],
+        most: int,
         computing: Callable[[], AbstractContextManager[Any]],
         **others: Any,
     ) -> None:
         self._examples = examples
-        self._pieces = pieces
+        self.batches = batches
+        self.most = most
         self._computing = computing
-        self.nats, self.tokens = 0.0, 0  # since the last step
+        self.loss = 0.0  # of the last step
         super().__init__(
             train_dataset=Dataset.from_dict({"row": range(len(examples))}), data_collator=self._collate, **others
         )
-        # Our loss divides by the response tokens of the whole step, however many pieces it is in.
-        self.model_accepts_loss_kwargs = True
 
     def _collate(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
-        batch = [self._examples[r["row"]] for r in rows]
-        labels = torch.full((len(batch), max(len(e.ids) for e in batch)), -100)
-        for row, e in enumerate(batch):
-            where = torch.from_numpy(e.response)
-            labels[row, : len(where)][where] = torch.from_numpy(e.ids[e.response])
-        return {"examples": batch, "labels": labels}
+        return {"examples": [self._examples[r["row"]] for r in rows]}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """All batches of the training as one epoch, in the planned order."""
-        return DataLoader(self.train_dataset, batch_sampler=self._pieces, collate_fn=self._collate)
+        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self._collate)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -69,11 +67,37 @@ class ResponseTrainer(trl.SFTTrainer):
         """Nats a response token; the divisor counts the whole step's tokens."""
         with self._computing():
             nll, tokens = response_nll(model, inputs["examples"])
-        total = nll.sum()
-        self.nats += float(total.detach())
-        self.tokens += int(tokens.sum())
-        loss = total / (tokens.sum() if num_items_in_batch is None else num_items_in_batch)
+        loss = nll.sum() / (tokens.sum() if num_items_in_batch is None else num_items_in_batch)
         return (loss, {}) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Gradients of a step, piece by piece.
+
+        Raises:
+            RuntimeError: not even single examples fit into memory.
+        """
+        model.train()
+        batch = inputs["examples"]
+        tokens = sum(int(e.response.sum()) for e in batch)
+        while True:
+            parts = pieces(batch, self.most)
+            try:
+                # A double, so that the sum does not depend on how many pieces there are.
+                total = 0.0
+                for part in parts:
+                    loss = self.compute_loss(model, {"examples": part}, num_items_in_batch=tokens)
+                    self.accelerator.backward(loss)
+                    total += float(loss.detach())
+            except (RuntimeError, MemoryError) as error:
+                if not exhausted(error) or len(parts) == len(batch):
+                    raise
+            else:
+                self.loss = total
+                return loss.new_tensor(total)
+            # Outside the handler: the exception's traceback would keep the tensors alive.
+            model.zero_grad(set_to_none=True)
+            release(str(self.args.device))
+            self.most = max(len(p) * max(len(e.ids) for e in p) for p in parts) // 2
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: the finished model gets its own."""
@@ -137,8 +161,7 @@ class Journal(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the step's line."""
         assert self.trainer is not None
-        loss = self.trainer.nats / max(self.trainer.tokens, 1)
-        self.trainer.nats, self.trainer.tokens = 0.0, 0
+        loss = self.trainer.loss
         now = time.monotonic()
         if not math.isfinite(loss):
             raise FinetuneError(

@@ -12,7 +12,7 @@ from thriftune.artifacts import atomic_path
 from thriftune.errors import ConfigError, require
 from thriftune.report.analysis import Analysis
 from thriftune.report.evidence import Evidence, load_evidence
-from thriftune.report.findings import palette
+from thriftune.report.findings import palettes
 from thriftune.report.series import experiment_series, loss_series
 from thriftune.study import Study
 
@@ -50,11 +50,11 @@ def write_beside(
     if draw:
         names = study.selections() if selections is None else selections
         strategies = [str(study.selection(name)[2].get("strategy")) for name in names]
-        written += _figures(evidence, palette(evidence, strategies), directory)
+        written += _figures(evidence, palettes(evidence, strategies), directory)
     return written
 
 
-def _figures(evidence: Evidence, colours: Mapping[str, int], directory: Path) -> list[Path]:
+def _figures(evidence: Evidence, colours: Mapping[str, Mapping[str, int]], directory: Path) -> list[Path]:
     experiments, losses = experiment_series(evidence, colours), loss_series(evidence.models)
     if not experiments and not losses:
         return []

@@ -40,6 +40,7 @@ _GRID = "#dde1e6"
 _INK, _MUTED = "#15181c", "#626b76"
 _TICKS = (0, 0.5, -1, 0.75, -0.5, 0.25, -3, 0.875, -0.25, -7)  # the most important first
 _MOST = math.log(10)
+_LONGEST = 26
 
 
 def _palette() -> dict[str, str]:
@@ -67,7 +68,12 @@ def _dashes(line: Mapping[str, Any]) -> Any:
 
 
 def _named(line: Mapping[str, Any]) -> str:
-    return f"{line['strategy']} (reads task labels)" if line["reads"] else str(line["strategy"])
+    return f"{_cut(line['strategy'])} (reads task labels)" if line["reads"] else _cut(line["strategy"])
+
+
+def _cut(name: str) -> str:
+    """A name that leaves room for the figure; a dollar sign is no formula."""
+    return (name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…").replace("$", r"\$")
 
 
 @contextlib.contextmanager
@@ -137,11 +143,11 @@ def learning_curves(metric: Mapping[str, Any]) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(_apart(budgets)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        edge = math.exp(step * len(lines) / 2 + 0.04 * math.log(max(budgets[-1] / budgets[0], 3)))
+        edge = math.exp(step * len(lines) / 2 + (0.04 * math.log(budgets[-1] / budgets[0]) or 0.25))
         axes.set_xlim(budgets[0] / edge, budgets[-1] * edge)
         axes.set_xlabel("annotations (log scale)")
-        axes.set_ylabel(metric["unit"] or metric["label"])
-        axes.set_title(f"{metric['label']}, {metric['better']} is better", loc="left")
+        axes.set_ylabel(metric["unit"] or _cut(metric["label"]))
+        axes.set_title(f"{_cut(metric['label'])}, {metric['better']} is better", loc="left")
         axes.grid(axis="y", color=_GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         _base(axes, metric["base"])
@@ -224,13 +230,13 @@ def savings(experiment: Mapping[str, Any]) -> Figure:
         for y, (_, s) in enumerate(rows):
             if s is not None:
                 _whisker(axes, y, s, low, high)
-        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.set_yticks(range(len(rows)), [_cut(name) for name, _ in rows])
         axes.tick_params(axis="y", length=0, pad=8)
         axes.spines["left"].set_visible(False)
         for label, (_, s) in zip(axes.get_yticklabels(), rows, strict=True):
             label.set_fontweight("bold" if s is None else "normal")
         level = f"{100 * experiment['level']:g} % intervals"
-        axes.set_xlabel(f"annotations saved against {experiment['baseline']}\n({level}; log of the ratio)")
+        axes.set_xlabel(f"annotations saved against {experiment['baseline']}\n({level}; log of the ratio)", loc="right")
         handles = _keys([s for _, s in rows if s is not None])
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=1, frameon=False)

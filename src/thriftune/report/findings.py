@@ -24,6 +24,7 @@ _STANDING_WORDS = {
     "unknown": "cannot be told",
 }
 MINUS = "\u2212"
+COLOURS = 6
 BASELINE = -1  # the colour of the strategy that the rest are measured against
 
 
@@ -32,29 +33,37 @@ def metric_words(metric: str) -> tuple[str, str]:
     return METRIC_WORDS.get(metric, (metric, ""))
 
 
-def palette(evidence: Evidence, selections: Iterable[str]) -> dict[str, int]:
-    """Which of the page's colours each strategy has.
+def palettes(evidence: Evidence, selections: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Which of the page's colours each strategy has, by experiment.
 
     Args:
         evidence: what is shown.
         selections: strategy of each selection on the page, in its order; such a strategy keeps the first one's colour.
 
     Returns:
-        Index of the colour by strategy; `BASELINE` for what the rest is measured against.
+        Experiment -> strategy -> index of the colour, `BASELINE` for what the rest is measured against. As far as
+        there are colours no two strategies of an experiment share one, and a strategy has the same in all of them.
     """
-    found: dict[str, int] = {}
+    liked: dict[str, int] = {}
     for place, strategy in enumerate(selections):
-        found.setdefault(strategy, place)
-    names: dict[str, None] = {}
-    baselines = {analysis.baseline for _, analysis in evidence.analysed}
-    for _, analysis in evidence.analysed:
+        liked.setdefault(strategy, place % COLOURS)
+    found = {}
+    for experiment, analysis in evidence.analysed:
+        names: dict[str, None] = {}
         for metric in analysis.metrics:
             names |= dict.fromkeys([c.strategy for c in metric.strategies] + [p.strategy for p in metric.curves])
-    names = {n: None for n in names if n not in baselines}
-    colours = {n: found[n] for n in names if n in found}
-    taken = set(colours.values())
-    free = (i for i in range(len(names) + len(taken)) if i not in taken)
-    return dict.fromkeys(baselines, BASELINE) | {n: colours[n] if n in colours else next(free) for n in names}
+        names.pop(analysis.baseline, None)
+        colours: dict[str, int] = {}
+        for name in names:
+            if name in liked and liked[name] not in colours.values():
+                colours[name] = liked[name]
+        free = (i for i in range(2 * len(names) + COLOURS) if i not in set(colours.values()))
+        for name in names:
+            if name not in colours:
+                colours[name] = next(free)
+                liked.setdefault(name, colours[name])
+        found[experiment.name] = {analysis.baseline: BASELINE, **colours}
+    return found
 
 
 def ordered_metrics(experiment: Experiment, analysis: Analysis) -> list[Metric]:

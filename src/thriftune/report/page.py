@@ -23,7 +23,7 @@ from thriftune.report import words
 from thriftune.report.cards import CHOICES, LEVELS, cards
 from thriftune.report.evidence import Evidence, load_evidence
 from thriftune.report.figures import Coverage, coverage, task_shares
-from thriftune.report.findings import BASELINE, experiment_view, palette
+from thriftune.report.findings import BASELINE, experiment_view, palettes
 from thriftune.report.material import Chosen, Material, load
 from thriftune.report.payload import LISTED_TASKS, payload
 from thriftune.report.reasons import SCORE_WORDS, certificate, percent
@@ -80,7 +80,7 @@ def render(material: Material, evidence: Evidence) -> str:
         covered = coverage(x, material.picks, material.covered, material.groups)
     correlations = words.length_correlations(material)
     shares = [] if material.tasks is None else task_shares(material.tasks, material.picks)
-    colours = palette(evidence, [c.strategy for c in material.chosen])
+    colours = palettes(evidence, [c.strategy for c in material.chosen])
     data = payload(material, covered, correlations, shares) | {
         "experiments": experiment_series(evidence, colours),
         "losses": loss_series(evidence.models),
@@ -112,7 +112,7 @@ def render(material: Material, evidence: Evidence) -> str:
         answered=int(material.annotated.sum()),
         summary=words.summary(material, covered, evidence),
         evidence=evidence,
-        experiments=[experiment_view(evidence, e, colours) for e in evidence.experiments],
+        experiments=[experiment_view(evidence, e, colours.get(e.name, {})) for e in evidence.experiments],
         models=[model_view(model) for model in evidence.models],
         evaluations=evaluation_table(evidence.evaluations),
         judged=[judged_words(result) for result in evidence.judged],

@@ -15,12 +15,12 @@ from thriftune.types import FloatArray
 _MOST_STEPS = 400
 
 
-def experiment_series(evidence: Evidence, colours: Mapping[str, int]) -> list[dict[str, Any]]:
+def experiment_series(evidence: Evidence, colours: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     """Everything drawn of the experiments.
 
     Args:
         evidence: what was measured.
-        colours: see `findings.palette`.
+        colours: see `findings.palettes`.
 
     Returns:
         ``name``, ``baseline``, ``level`` and ``metrics`` of each analysed experiment; of each metric its words,
@@ -31,7 +31,7 @@ def experiment_series(evidence: Evidence, colours: Mapping[str, int]) -> list[di
             "name": experiment.name,
             "baseline": analysis.baseline,
             "level": analysis.level,
-            "metrics": [_metric(m, analysis, colours) for m in ordered_metrics(experiment, analysis)],
+            "metrics": [_metric(m, analysis, colours[experiment.name]) for m in ordered_metrics(experiment, analysis)],
         }
         for experiment, analysis in evidence.analysed
     ]

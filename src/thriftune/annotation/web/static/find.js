@@ -44,7 +44,8 @@ export function find(place, open, first = 'all') {
   box.addEventListener('keydown', (event) => {
     const list = buttons()
     const at = list.indexOf(document.activeElement)
-    if (event.key === 'Enter' && document.activeElement === input) list[0]?.click()
+    if (event.key === 'Escape') box.close() // which a search field keeps for itself
+    else if (event.key === 'Enter' && document.activeElement === input) list[0]?.click()
     else if (event.key === 'ArrowDown') (list[at + 1] ?? list[at])?.focus()
     else if (event.key === 'ArrowUp') (at > 0 ? list[at - 1] : input).focus()
     else return

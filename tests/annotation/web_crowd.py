@@ -1,0 +1,160 @@
+"""Many people at once, as their browsers behave: be handed a prompt, type with autosave, answer, now and then skip.
+
+As a program it prints how the server held out::
+
+    python tests/annotation/web_crowd.py --people 50 --seconds 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sqlite3
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from web_server import Server, make_study
+
+
+@dataclass
+class Log:
+    """What people were told.
+
+    Args:
+        answers: (prompt, person) -> text of the acknowledged answer.
+        drafts: (prompt, person) -> acknowledged half-written text, and those sent after it.
+        handed: (prompt, person, when received, when let go of), in the order of receipt.
+        saves: seconds that each save took.
+        refused: what was no success.
+    """
+
+    answers: dict[tuple[str, str], str] = field(default_factory=dict)
+    drafts: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    handed: list[list[Any]] = field(default_factory=list)
+    saves: list[float] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+async def crowd(
+    root: str, people: int, seconds: float, *, pace: float = 0.5, seed: int = 0, log: Log | None = None
+) -> Log:
+    """Let ``people`` work for ``seconds``; ``pace`` seconds lie between two saves of one person."""
+    log = Log() if log is None else log
+    # One client for all of them: each new one costs more than what is measured.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(base_url=f"{root}/api/", timeout=30, limits=limits, trust_env=False) as client:
+        end = time.monotonic() + seconds
+        work = [_person(client, f"person {i}", end, pace, random.Random(seed * 1000 + i), log) for i in range(people)]
+        await asyncio.gather(*work)
+    return log
+
+
+async def _person(client: httpx.AsyncClient, name: str, end: float, pace: float, rng: random.Random, log: Log) -> None:
+    async def post(path: str, **body: Any) -> Any:
+        reply = await client.post(path, json={"name": name, **body})
+        if reply.status_code != 200:
+            raise httpx.HTTPError(f"{path}: {reply.status_code} {reply.text[:200]}")
+        return reply.json()
+
+    try:
+        await asyncio.sleep(rng.random() * pace)
+        item = (await post("next"))["item"]
+        while item is not None and time.monotonic() < end:
+            item = await _one(post, item, name, pace, rng, log)
+    except httpx.HTTPError as error:
+        log.refused.append(f"{type(error).__name__} {error}")
+
+
+async def _one(post: Any, item: Any, name: str, pace: float, rng: random.Random, log: Log) -> Any:
+    prompt_id, revision, text = item["id"], item["revision"], item["text"]
+    place = [prompt_id, name, time.monotonic(), None]
+    log.handed.append(place)
+    for _ in range(rng.randint(1, 5)):
+        await asyncio.sleep(pace * (0.5 + rng.random()))
+        text += rng.choice(["word ", "ß日本 ", "line\n", "<b> "]) * rng.randint(1, 12) + str(rng.random())
+        sent = log.drafts.setdefault((prompt_id, name), [""])
+        sent.append(text)
+        began = time.monotonic()
+        saved = await post("draft", id=prompt_id, text=text, seconds=1.5, revision=revision)
+        log.saves.append(time.monotonic() - began)
+        revision = saved["revision"]
+        assert saved["held_by"] == []
+        del sent[:-1]
+    place[3] = time.monotonic()
+    if rng.random() < 0.06:
+        flag = rng.choice([None, None, "duplicate"])
+        reply = await post("skip", id=prompt_id, seconds=2, reason="for the test", flag=flag)
+    else:
+        began = time.monotonic()
+        reply = await post("answer", id=prompt_id, text=text, seconds=2.5, revision=revision)
+        log.saves.append(time.monotonic() - began)
+        log.answers[prompt_id, name] = text
+    return reply["item"]
+
+
+def check(log: Log, database: Path, *, overlap: int = 1) -> None:
+    """Every acknowledged answer and text is stored as it was, and nobody got what others had."""
+    with sqlite3.connect(database) as connection:
+        stored = {
+            (p, who): text
+            for p, who, text in connection.execute(
+                "SELECT prompt_id, annotator, response FROM annotations WHERE replaced IS NULL AND status = 'final'"
+            )
+        }
+        drafts = {
+            (p, who): text for p, who, text in connection.execute("SELECT prompt_id, annotator, response FROM drafts")
+        }
+    lost = [key for key, text in log.answers.items() if stored.get(key) != text]
+    assert not lost, f"{len(lost)} of {len(log.answers)} acknowledged answers are lost, the first: {lost[0]}"
+    for key, sent in log.drafts.items():
+        # The last acknowledged, or one on its way when the server died.
+        kept = drafts.get(key, "")
+        assert key in log.answers or kept in sent or (kept is None and stored.get(key) in sent), key
+    holders: dict[str, list[list[Any]]] = {}
+    for place in log.handed:
+        others = [p for p in holders.setdefault(place[0], []) if p[3] is None or p[3] > place[2]]
+        assert len({p[1] for p in others} - {place[1]}) < overlap, (place, others)
+        holders[place[0]].append(place)
+    by_prompt: dict[str, set[str]] = {}
+    for prompt_id, who in stored:
+        by_prompt.setdefault(prompt_id, set()).add(who)
+    assert max(map(len, by_prompt.values())) <= overlap
+
+
+def quantile(values: list[float], q: float) -> float:
+    """The value below which a share ``q`` of ``values`` lies."""
+    return sorted(values)[min(int(len(values) * q), len(values) - 1)]
+
+
+def main() -> None:
+    """Run the crowd as long and as large as asked for, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--people", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--pace", type=float, default=0.5)
+    parser.add_argument("--overlap", type=int, default=1)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        count = int(given.people * given.seconds / given.pace) + 100
+        study = make_study(Path(place) / "study", [f"Question {i}?" for i in range(count)], count - 50)
+        server = Server(study.path, "--port", "0", "--overlap", str(given.overlap))
+        try:
+            log = asyncio.run(crowd(server.root, given.people, given.seconds, pace=given.pace))
+        finally:
+            server.stop()
+        check(log, study.annotations.path, overlap=given.overlap)
+    print(
+        f"{given.people} people, {given.seconds:.0f} s: {len(log.answers)} answers, none lost, none given twice; "
+        f"{len(log.saves)} saves, p50 {quantile(log.saves, 0.5) * 1e3:.0f} ms, "
+        f"p99 {quantile(log.saves, 0.99) * 1e3:.0f} ms, longest {max(log.saves) * 1e3:.0f} ms; "
+        f"refused: {log.refused or 'none'}"
+    )
+
+
+if __name__ == "__main__":
+    main()
