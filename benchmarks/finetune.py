@@ -211,7 +211,7 @@ def main() -> None:
 
     print(
         f"{options.examples} examples, {results[options.sides[0]][0]['all_tokens']:,.0f} tokens, batches of "
-        f"{options.batch_size}, {options.dtype} on {options.device}, {options.threads} threads; median of {options.runs} runs"
+        f"{options.batch_size}, {options.dtype} on {options.device}, {options.threads} threads; median of {options.runs}"
     )
     print(f"{'':12} {'tokens/s':>9} {'tokens/CPU s':>13} {'memory above model':>19}")
     for side in options.sides:

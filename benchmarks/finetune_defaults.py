@@ -2,17 +2,16 @@
 
     python benchmarks/finetune_defaults.py --pool POOL.parquet --grid 50:2e-4,1e-3:4,12 200:2e-4,1e-3:1,3
 
-POOL has the columns id, prompt and response; prompts of at most --chars characters are used. All cells of a size train
+POOL has the columns id, prompt and response; prompts and responses of at most --chars characters are used. All cells of a size train
 on the same examples, and all are judged on the same held-out ones.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-# This folder holds a select.py, which would hide the standard library's.
-sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+if not sys.flags.safe_path:
+    del sys.path[0]  # this folder: Python's own module `select` would be looked up here first
 
 import argparse
 import time
@@ -41,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
 
     rows = pq.read_table(options.pool, columns=["id", "prompt", "response"]).to_pylist()
-    rows = [r for r in rows if len(r["prompt"]) <= options.chars]
+    rows = [r for r in rows if max(len(r["prompt"]), len(r["response"])) <= options.chars]
     order = np.random.default_rng(options.seed).permutation(len(rows))
     lm = load(options.model)
 
@@ -62,7 +61,8 @@ def main() -> None:
         return sum(nll) / sum(tokens), float(np.mean(np.array(nll) / np.array(tokens)))
 
     print("examples  rate    epochs  steps  seconds  nats/token  mean of items", flush=True)
-    print(f"{0:8}  {'':6}  {'':6}  {0:5}  {0:7.0f}  {judge(lm.model)[0]:10.4f}  {judge(lm.model)[1]:13.4f}", flush=True)
+    before = judge(lm.model)
+    print(f"{0:8}  {'':6}  {'':6}  {0:5}  {0:7}  {before[0]:10.4f}  {before[1]:13.4f}", flush=True)
     for part in options.grid:
         size, rates, epochs = part.split(":")
         learned = examples(order[options.held : options.held + int(size)].tolist())
@@ -76,10 +76,8 @@ def main() -> None:
                 seconds = time.monotonic() - began
                 total, items = judge(trained.model.model)
                 trained.detach()
-                print(
-                    f"{size:>8}  {float(rate):<6g}  {count:>6}  {trained.steps:5}  {seconds:7.0f}  {total:10.4f}  {items:13.4f}",
-                    flush=True,
-                )
+                cell = f"{size:>8}  {float(rate):<6g}  {count:>6}  {trained.steps:5}  {seconds:7.0f}"
+                print(f"{cell}  {total:10.4f}  {items:13.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from known_study import known_study, settings
 
-from thriftune.artifacts import read_json, read_record, read_table, write_json
+from thriftune.artifacts import read_json, read_record, read_table, write_json, write_table
 from thriftune.bench import run
 from thriftune.bench.run import bench
 from thriftune.errors import BenchError
@@ -137,16 +138,16 @@ def test_another_plan_under_the_same_name_is_refused(finished: Study, given: dic
         bench(finished, settings(**given), say=silent)
 
 
-def test_other_inputs_are_refused(finished: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_inputs_are_refused(finished: Study) -> None:
     scores = finished.score_directory("default") / "scores.parquet"
-    scores.write_bytes(scores.read_bytes() + b" ")
+    write_table(scores, read_table(scores), {"made": "again"})
     with pytest.raises(BenchError, match="score run default is another"):
-        plan_file = finished.bench_directory("bench") / "plan.json"
-        from thriftune.bench import plan, record
-
-        monkeypatch.setattr(plan, "check_needs", lambda *given: None)
-        monkeypatch.setattr(Study, "candidates", lambda *given, **named: None)
-        record.same(read_json(plan_file), plan.make(finished, settings()), plan_file.parent, extend=False)
+        bench(finished, settings(), say=silent)
+    known = read_table(finished.references_file).to_pylist()
+    known[0]["response"] = "something else"
+    write_table(finished.references_file, pa.Table.from_pylist(known), {})
+    with pytest.raises(BenchError, match="the responses are others"):
+        bench(finished, settings(), say=silent)
 
 
 def test_other_packages_do_not_finish_what_these_began(finished: Study) -> None:
@@ -212,7 +213,7 @@ def test_an_arm_that_fails_does_not_lose_the_others(
     from thriftune.selection import registry
 
     registry.discover()
-    broken = replace(registry.get("k_center"), name="failing", function=failing, module="elsewhere")
+    broken = replace(registry.get("random"), name="failing", function=failing, module="elsewhere")
     monkeypatch.setitem(registry._registered, "failing", broken)
     study = known_study(tmp_path / "study", tiny_model)
     config = settings(strategies=["failing", "mean_entropy"], budgets=[4], seeds=1)
@@ -224,7 +225,7 @@ def test_an_arm_that_fails_does_not_lose_the_others(
     assert any("failing is left out" in w for w in found["warnings"])
     assert "no luck" in read_json(directory / "errors" / "failing-4-seed0.json")["error"]
     # Mended, the same command finishes it.
-    monkeypatch.setitem(registry._registered, "failing", replace(broken, function=registry.get("k_center").function))
+    monkeypatch.setitem(registry._registered, "failing", replace(broken, function=registry.get("random").function))
     assert bench(study, config, say=silent) is not None
     assert "failing" in {k[0] for k in results(study)} and not list((directory / "errors").iterdir())
 

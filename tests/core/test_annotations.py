@@ -5,11 +5,13 @@ import os
 import signal
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from thriftune.annotations import AnnotationStore
+from thriftune import annotations
+from thriftune.annotations import AnnotationStore, put, withdraw
 from thriftune.errors import StudyError
 from thriftune.types import Annotation
 
@@ -154,3 +156,44 @@ def test_a_killed_writer_leaves_whole_transactions(store: AnnotationStore) -> No
     assert sides["left"] == sides["right"]
     assert sides["left"] == {str(i) for i in range(len(sides["left"]))}
     store.add([Annotation("after", "x")])
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_date(store: AnnotationStore) -> None:
+    with sqlite3.connect(store.path) as connection:
+        for statement in annotations._MIGRATIONS[0].split(";"):
+            connection.execute(statement)
+        connection.execute("PRAGMA user_version=1")
+        connection.execute(
+            "INSERT INTO annotations (prompt_id, response, annotator, source, status, created) "
+            "VALUES ('a', 'kept', 'ann', 'human', 'final', '2026-01-01')"
+        )
+    connection.close()
+    assert store.in_force() == [Annotation("a", "kept", annotator="ann")]
+    store.add([Annotation("a", "new", annotator="ann")], replace=True)
+    assert store.final()["a"].response == "new"
+
+
+def _run(store: AnnotationStore, work: Callable[[sqlite3.Connection], int | None]) -> int:
+    connection = store.connect()
+    row = work(connection)
+    connection.close()
+    return row or 0
+
+
+def test_taking_an_answer_back_puts_its_predecessor_in_force(store: AnnotationStore) -> None:
+    store.add([Annotation("a", "one", annotator="ann")])
+    row = _run(store, lambda c: put(c, Annotation("a", "two", annotator="ann"), "t2", replace=True))
+    assert store.final()["a"].response == "two"
+    _run(store, lambda c: withdraw(c, row, "t3"))
+    assert store.final()["a"].response == "one"
+    with sqlite3.connect(store.path) as connection:
+        rows = connection.execute("SELECT response, replaced FROM annotations ORDER BY id").fetchall()
+    assert rows == [("one", None), ("two", "t3")]  # nothing is deleted
+
+
+def test_a_review_stands_beside_the_reviewers_own_answer_and_counts_first(store: AnnotationStore) -> None:
+    _run(store, lambda c: put(c, Annotation("a", "decided", annotator="ann"), "t1", replace=False, review=True))
+    store.add([Annotation("a", "own", annotator="ann"), Annotation("a", "his", annotator="bob")])
+    store.add([Annotation("a", "own, changed", annotator="ann")], replace=True)
+    assert [a.response for a in store.in_force()] == ["his", "own, changed", "decided"]
+    assert store.final()["a"].response == "decided"

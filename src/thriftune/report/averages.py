@@ -54,7 +54,7 @@ def macro_average(tasks: ObjectArray, values: FloatArray) -> Average | None:
     counts = np.bincount(of)
     means = np.bincount(of, x) / counts
     mean = float(means.mean())
-    low, high = _interval(x, of, mean, counts, np.bincount(of, (x - means[of]) ** 2))
+    low, high = _interval(x, of, mean, counts, np.asarray(np.bincount(of, (x - means[of]) ** 2), np.float64))
     return Average(mean, low, high, len(x), len(counts))
 
 

@@ -81,7 +81,9 @@ def style() -> Iterator[None]:
     """Settings of matplotlib under which figures are drawn and saved, put back afterwards."""
     import matplotlib as mpl
 
-    with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **_STYLE}):
+    # From matplotlib's defaults, whatever the user's own settings are; the backend alone is theirs.
+    settings: Any = {**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **_STYLE}
+    with mpl.rc_context(settings):
         yield
 
 
@@ -164,7 +166,9 @@ def _range(lines: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     most = (high - low or abs(high) * 0.1 or 0.1) * 0.75
     low, high = max(low - most, min([low, *ends])), min(high + most, max([high, *ends]))
     edge = 0.06 * (high - low or most)
-    return low - edge, high + edge
+    # What cannot be negative has no axis below zero.
+    floor = -0.5 * edge if min(measured) >= 0 else -math.inf
+    return max(low - edge, floor), high + edge
 
 
 def _apart(budgets: Sequence[int]) -> list[int]:
@@ -183,9 +187,8 @@ def _base(axes: Axes, base: float | None) -> None:
         return
     low, high = axes.get_ylim()
     reach = 0.6 * (high - low)
-    style = {"color": _INK, "linewidth": 0.9}
     if low - reach < base < high + reach:
-        axes.axhline(base, linestyle=(0, (5, 3)), label="before fine-tuning", zorder=1, **style)
+        axes.axhline(base, linestyle=(0, (5, 3)), color=_INK, linewidth=0.9, label="before fine-tuning", zorder=1)
         return
     above = base > high
     axes.annotate(

@@ -63,7 +63,9 @@
       const range = high - low || Math.abs(high) * 0.1 || 0.1;
       const near = metric.base !== null && metric.base > low - 0.6 * range && metric.base < high + 0.6 * range;
       if (near) { low = Math.min(low, metric.base); high = Math.max(high, metric.base); }
-      low -= range * 0.07; high += range * 0.07;
+      // What cannot be negative has no axis below zero.
+      const floor = Math.min(...measured) >= 0 ? -0.03 * range : -Infinity;
+      low = Math.max(low - range * 0.07, floor); high += range * 0.07;
       const y = (v) => box.bottom - ((v - low) / (high - low)) * (box.bottom - box.top);
       const [from, to] = [Math.log(budgets[0]), Math.log(budgets.at(-1))];
       const inset = 10 + lines.length * 3;
@@ -164,8 +166,9 @@
           svg('text', { x: px, y: box.bottom + 18, 'text-anchor': 'middle' }, `${minus(String(100 * m))} %`));
       }
       const zero = x(0);
-      picture.append(svg('text', { x: zero - 8, y: 14, 'text-anchor': 'end' }, '← needs more'), svg('text', { x: zero + 8, y: 14 }, 'needs fewer →'),
-        svg('text', { x: Math.max(box.left + 110, Math.min(width - 130, (box.left + box.right) / 2)), y: box.bottom + 40, 'text-anchor': 'middle' }, `annotations saved against ${experiment.baseline} (log of the ratio)`));
+      const less = Math.max(zero - 8, 84);
+      picture.append(svg('text', { x: less, y: 14, 'text-anchor': 'end' }, '← needs more'), svg('text', { x: less + 16, y: 14 }, 'needs fewer →'),
+        svg('text', { x: (box.left + box.right) / 2, y: box.bottom + 40, 'text-anchor': 'middle' }, `annotations saved${roomy ? ` against ${experiment.baseline}` : ''} (log of the ratio)`));
       for (const [text, top] of titles) picture.append(svg('text', { class: 'group', x: roomy ? 2 : box.left, y: top }, text));
       rows.forEach((r, i) => {
         const k = kind(r.colour);

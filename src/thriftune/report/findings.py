@@ -126,6 +126,8 @@ def duration(seconds: float | None) -> str:
         if seconds >= 1.5 * size:
             value = seconds / size
             return f"{value:.1f}\u00a0{unit}" if value < 10 else f"{value:,.0f}\u00a0{unit}"
+    if seconds < 0.01:
+        return "<\u00a00.01\u00a0s"
     return f"{seconds:.2g}\u00a0s" if seconds < 10 else f"{seconds:.0f}\u00a0s"
 
 
@@ -138,14 +140,17 @@ def experiment_view(evidence: Evidence, experiment: Experiment, colours: Mapping
         "about": _about(experiment),
         "metrics": [],
         "warnings": [],
+        "warnings_apart": [],
         "costs": None,
     }
     if analysis is None or not analysis.metrics:
         return view
     metrics = ordered_metrics(experiment, analysis)
     largest = max(analysis.budgets, default=0)
+    apart = tuple(f"{m.metric}: " for m in metrics[1:])  # warnings of the other metrics stand with their verdicts
     return view | {
-        "warnings": list(analysis.warnings),
+        "warnings": [w for w in analysis.warnings if not w.startswith(apart)],
+        "warnings_apart": [w for w in analysis.warnings if w.startswith(apart)],
         "baseline": analysis.baseline,
         "level": f"{100 * analysis.level:g}\u00a0%",
         "largest": largest,
