@@ -209,9 +209,10 @@ def main() -> None:
     def middle(side: str, value: Any) -> float:
         return statistics.median(value(r) for r in results[side])
 
+    tokens = results[options.sides[0]][0]["all_tokens"]
     print(
-        f"{options.examples} examples, {results[options.sides[0]][0]['all_tokens']:,.0f} tokens, batches of "
-        f"{options.batch_size}, {options.dtype} on {options.device}, {options.threads} threads; median of {options.runs}"
+        f"median of {options.runs}: {options.examples} examples, {tokens:,.0f} tokens, batches of "
+        f"{options.batch_size}, {options.dtype} on {options.device}, {options.threads} threads"
     )
     print(f"{'':12} {'tokens/s':>9} {'tokens/CPU s':>13} {'memory above model':>19}")
     for side in options.sides:

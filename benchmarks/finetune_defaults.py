@@ -2,8 +2,8 @@
 
     python benchmarks/finetune_defaults.py --pool POOL.parquet --grid 50:2e-4,1e-3:4,12 200:2e-4,1e-3:1,3
 
-POOL has the columns id, prompt and response; prompts and responses of at most --chars characters are used. All cells of a size train
-on the same examples, and all are judged on the same held-out ones.
+POOL has the columns id, prompt and response; prompts and responses of at most --chars characters are used. All cells
+of a size train on the same examples, and all are judged on the same held-out ones.
 """
 
 from __future__ import annotations

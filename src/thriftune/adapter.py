@@ -74,6 +74,7 @@ def load_tuned(
 
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what peft still calls transformers by
             warnings.filterwarnings("error", message="Found missing adapter keys")  # they would be as before training
             wrapped = peft.PeftModel.from_pretrained(lm.model, str(adapter), is_trainable=False)
     except (OSError, ValueError, KeyError, RuntimeError, UserWarning, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""A random control arm where responses are not known: two selections, then an honest comparison of what was answered."""
+"""A random control arm where responses are not known: two selections, then a comparison of what was answered."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def test_first_two_selections_are_made_and_the_way_on_is_said(study: Study) -> N
     assert study.selections() == ["bench-designed", "bench-control"]
     designed, _, record = study.selection("bench-designed")
     control, _, other = study.selection("bench-control")
-    assert (len(designed), record["strategy"]) == (12, "k_center") and (len(control), other["strategy"]) == (4, "random")
+    assert (len(designed), record["strategy"]) == (12, "k_center") and (len(control), other["strategy"]) == (
+        4,
+        "random",
+    )
     text = "\n".join(said)
     assert f"export {study.path} bench-control.csv --selection bench-control" in text
     assert f"{HELD} to answer: the held-out prompts, first" in text and "12 to answer: the picks of k_center" in text

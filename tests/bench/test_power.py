@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.stats
 
 from thriftune.bench.efficiency import infer
 from thriftune.bench.power import ASSUMED, Noise, detectable_words, noise_of, saving_found, smallest_detectable
@@ -15,12 +17,13 @@ WORLD = World(shape="straight", ratios=(1.0,), fading=0.0, items=120, tasks=6)
 NOISE = Noise(slope=0.27, seed_sd=0.035, item_sd=0.15, residual_sd=0.4, source="known")
 
 
-def test_by_hand() -> None:
-    # t quantiles of 7 degrees of freedom: 2.3646 and 0.8960; no item noise; weights 1/2 and 1/2.
+def test_with_noise_of_seeds_alone_it_is_the_power_of_a_t_test() -> None:
     noise = Noise(slope=0.5, seed_sd=0.04, item_sd=0.0, residual_sd=0.0, source="by hand")
-    error = 0.04 * np.sqrt(0.5 / 8)
-    expected = 1 - np.exp(-(2.3646 + 0.8960) * error / 0.5)
-    assert smallest_detectable(seeds=8, budgets=[100, 50], items=500, noise=noise) == pytest.approx(expected, rel=1e-3)
+    error = 0.04 * np.sqrt(0.5 / 8)  # two budgets with weights of a half, eight seeds
+    critical = scipy.stats.t.isf(0.025, 7)
+    shift = scipy.optimize.brentq(lambda d: scipy.stats.nct.sf(critical, 7, d) - 0.8, 0, 20)
+    expected = 1 - np.exp(-shift * error / 0.5)
+    assert smallest_detectable(seeds=8, budgets=[100, 50], items=500, noise=noise) == pytest.approx(expected, rel=0.01)
 
 
 def test_the_promised_saving_is_found_as_often_as_promised() -> None:
@@ -54,7 +57,7 @@ def test_what_cannot_be_found_is_none() -> None:
     assert smallest_detectable(seeds=8, budgets=[50], items=500) is None
     assert smallest_detectable(seeds=8, budgets=[50, 100], items=500, noise=replace(ASSUMED, slope=0.0)) is None
     assert smallest_detectable(seeds=2, budgets=[50, 100], items=20, comparisons=9) is None
-    assert saving_found(0.1, 0.05, 7, -0.1, 2.0) is None
+    assert saving_found((0.1, 0.0), 0.05, 7, -0.1, 2.0) is None
 
 
 def test_noise_is_recovered_from_an_earlier_experiment() -> None:

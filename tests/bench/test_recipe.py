@@ -68,6 +68,10 @@ def test_one_file_does_it_all(
     assert f"$ thriftune init {tmp_path / 'study'}" in out and "$ thriftune score" in out
     assert "k_center, wide against random at 4 annotations, 1 seed: 4 cells" in out and "next: thriftune report" in out
     assert (tmp_path / "study" / "bench" / "first" / "analysis.json").exists()
+    # The study and the name are enough to go on.
+    (tmp_path / "study" / "bench" / "first" / "cells" / "wide-4-seed0.parquet").unlink()
+    assert run(monkeypatch, "bench", tmp_path / "study", "--name", "first") == 0
+    assert "3 of 4 cells are finished already" in capsys.readouterr().out
     # Flags win over the file; the study is made only once.
     assert run(monkeypatch, "bench", file, "--strategies", "k_center", "--name", "second", "--dry-run") == 2
     assert "names no arm" in capsys.readouterr().err
@@ -122,3 +126,16 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     file.write_text('study = "../study"')
     with pytest.raises(StudyError, match="is not a study"):
         recipes.prepare(recipes.read(file))
+
+
+def test_the_example_is_an_experiment_that_can_be_planned() -> None:
+    from thriftune.selection import registry
+
+    file = Path(__file__).parents[2] / "examples" / "bench" / "bench.toml"
+    recipe = recipes.read(file)
+    config = recipes.settings(recipe, {})
+    assert recipe.study == file.parent / "study" and recipe.pool == (str(file.parent / "pool.jsonl"),)
+    for arm in config.strategies:
+        given = dict(config.params.get(arm, {}))
+        registry.get(given.pop("strategy", arm)).resolve(given)
+    assert config.metric == "nll" and config.seeds == 8 and config.finetune.max_tokens == 512

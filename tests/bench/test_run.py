@@ -79,7 +79,7 @@ def test_a_bench_is_what_its_plan_says(made: tuple[Study, Lines, dict[str, Any]]
     # What the report reads.
     assert read_analysis(directory / "analysis.json").metrics[0].strategies[0].strategy == "k_center"
     text = "\n".join(said)
-    assert "10 cells" in said[0] and "about" in text and "smallest saving" in text or "no saving" in text
+    assert ("10 cells" in said[0] and "about" in text and "smallest saving" in text) or "no saving" in text
     assert "10/10 " in text and text.endswith(f"next: thriftune report {study.path} --open")
     assert found["metrics"][0]["strategies"][0]["verdict"] in said
 
@@ -97,8 +97,7 @@ def test_means_in_the_analysis_are_those_of_the_rows(made: tuple[Study, Lines, d
 def test_training_changes_the_model_and_arms_differ(made: tuple[Study, Lines, dict[str, Any]]) -> None:
     values = results(made[0])
     mean = {
-        cell: np.mean([v for k, v in values.items() if k[:3] == cell])
-        for cell in {(k[0], k[1], k[2]) for k in values}
+        cell: np.mean([v for k, v in values.items() if k[:3] == cell]) for cell in {(k[0], k[1], k[2]) for k in values}
     }
     assert len(set(mean.values())) == 10
     assert mean["random", 12, 0] < mean["base", 0, 0]

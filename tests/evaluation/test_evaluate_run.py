@@ -112,11 +112,11 @@ def test_the_latest_fine_tuned_model_is_compared_with_its_base(study: Study, tin
     }
     mean = sum(values["tuned"][i] - values["base"][i] for i in HELD) / len(HELD)
     text = _shown(study, file)
-    assert re.search(rf"against base +{re.escape(f'{mean:+.3f}'.replace('-', '−'))} \[", text)
-    assert "nll (lower is better)" in text
+    assert re.search(rf"vs base +{re.escape(f'{mean:+.3f}'.replace('-', '−'))} \[", text)
+    assert "nll (nats a token of the known response): lower is better" in text
     assert "4 items of 2 tasks" in text
     # The base itself is compared with nothing.
-    assert "against" not in _shown(study, study.evaluation_file("base"))
+    assert "vs " not in _shown(study, study.evaluation_file("base"))
 
 
 def test_without_an_evaluation_of_the_base_the_table_says_how_to_have_one(study: Study, tiny_model: Path) -> None:
@@ -138,8 +138,10 @@ def test_which_model(study: Study, tiny_model: Path, tmp_path: Path) -> None:
     other = choose(study, _settings(model=str(tiny_model)))
     assert (other.tuned, other.name) == (None, tiny_model.name)
     assert choose(study, _settings(model="org/Some-Model", revision="abc")).name == "Some-Model"
-    with pytest.raises(EvaluationError, match=r"no model at ./nowhere.*of this study: one, base"):
+    with pytest.raises(EvaluationError, match=r"no model at ./nowhere.*models of this study: one, base"):
         choose(study, _settings(model="./nowhere"))
+    with pytest.raises(EvaluationError, match="no model 'bas': did you mean 'base'"):
+        choose(study, _settings(model="bas"))
     with pytest.raises(EvaluationError, match="--revision abc is for models of the hub"):
         choose(study, _settings(model="one", revision="abc"))
 

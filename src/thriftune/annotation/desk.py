@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, TypeVar
 
 from thriftune.annotation import answers, review, standing
+from thriftune.annotation.material import material
 from thriftune.annotation.queue import Queue, Terms
 from thriftune.annotation.writer import Writer
 from thriftune.annotations import Flag
@@ -18,7 +19,6 @@ from thriftune.study import HOLDOUT, Study
 
 Result = TypeVar("Result")
 _SHOWN = 60
-_SNIPPET = 160
 _COUNT_REST = 20
 
 
@@ -240,7 +240,7 @@ class Desk:
             "reserve": self.queue.rank_of[prompt_id] > self.queue.terms.target,
             "task": prompt["task"],
             "turns": prompt["turns"],
-            "draft": prompt["draft"] if self.show_drafts else None,
+            "draft": prompt["draft"],
             "held_by": held_by,
             "text": page.text,
             "revision": page.revision,
@@ -296,41 +296,11 @@ class Desk:
                 )
         return {"items": found, "total": total}
 
-    def _load(self, ids: Iterable[str]) -> None:
-        wanted = list(ids)
-        if not wanted:
-            return
-        drafts = _drafts(self.study, self.record.get("run"), wanted) if self.show_drafts else {}
-        for prompt in self.study.prompts(wanted):
-            self._prompts[prompt.id] = {
-                "task": prompt.task,
-                "turns": prompt.turns,
-                "draft": drafts.get(prompt.id),
-                # What tells prompts apart stands in the last turn, not in a system turn that all of them share.
-                "snippet": " ".join(prompt.turns[-1]["content"][: 4 * _SNIPPET].split())[:_SNIPPET],
-                "search": f"{prompt.text}\n{prompt.task or ''}".casefold(),
-            }
+    def _load(self, ids: Sequence[str]) -> None:
+        if ids:
+            self._prompts.update(material(self.study, self.record.get("run"), ids, drafts=self.show_drafts))
 
 
 def _in_state(state: str, status: str) -> bool:
     wanted = {"open": ("new", "draft"), "mine": ("final", "draft"), "skipped": ("skipped",)}
     return state not in wanted or status in wanted[state]
-
-
-def _drafts(study: Study, run: str | None, ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The answers of models by prompt: a teacher's where there is one, else that of the score run."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    found: dict[str, dict[str, str]] = {}
-    runs = study.score_runs()
-    if runs:
-        table = study.scores(run if run in runs else None, ["id", "response"])
-        table = table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
-        for prompt_id, response in zip(table["id"].to_pylist(), table["response"].to_pylist(), strict=True):
-            found[prompt_id] = {"text": response, "by": "the model"}
-    wanted = set(ids)
-    for a in study.annotations.in_force():
-        if a.source == "teacher" and a.status == "final" and a.prompt_id in wanted:
-            found[a.prompt_id] = {"text": a.response, "by": a.annotator or "the teacher"}
-    return {i: draft for i, draft in found.items() if draft["text"].strip()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from thriftune.bench import plan as plans
 from thriftune.bench.contrast import compare, sentences
 from thriftune.bench.design import BASE, RANDOM, Cell, digest, draw_items
 from thriftune.bench.estimate import duration
-from thriftune.bench.execute import Job, estimate_of, execute, open_crew, probe
+from thriftune.bench.execute import Job, estimate_of, execute, open_crew, planned_rates, probe, salt_of
 from thriftune.bench.holder import held
 from thriftune.config import BenchConfig, SelectConfig
 from thriftune.errors import BenchError
@@ -29,6 +29,7 @@ from thriftune.selection.store import choose, load
 from thriftune.study import HOLDOUT, Study
 
 Say = Callable[[str], None]
+_STRATEGY = "facility_location"
 _SEEDS = 5  # unless the user says otherwise: two give no interval worth having
 
 
@@ -66,6 +67,8 @@ def control_arm(study: Study, config: BenchConfig, *, dry_run: bool = False, say
     Raises:
         BenchError: more than one strategy or budget, no hold-out, or other settings than on the first call.
     """
+    defaults = {"seeds": _SEEDS, "strategies": [_STRATEGY]}
+    config = config.model_copy(update={k: v for k, v in defaults.items() if k not in config.model_fields_set})
     strategy, designed, control = _split(study, config)
     directory = study.bench_directory(config.name)
     names = {"designed": f"{config.name}-designed", "control": f"{config.name}-control"}
@@ -232,8 +235,6 @@ def _compare(
     directory: Path,
     say: Say,
 ) -> dict[str, Any]:
-    if "seeds" not in config.model_fields_set:
-        config = config.model_copy(update={"seeds": _SEEDS})
     config = config.model_copy(update={"annotations": f"{_kinds(config)},reference"})
     most = min(len(answers.control), len(answers.designed))
     if most < 2 or not answers.items:
@@ -245,18 +246,19 @@ def _compare(
     jobs = _jobs(config, stored, answers, sorted({most // 2, most}), whole)
     model = plans.model_of(study, config)
     cells = [job.cell for job in jobs]
-    with contextlib.closing(open_crew(study, config, model)) as crew:
-        rates, loaded = probe(crew, [*answers.control, *answers.designed], jobs[0].items)
-        expected = rates.seconds(cells, config.finetune, config.jobs)
-        say(f"{len(cells)} cells at {most // 2:,} and {most:,} answers of each arm: about {duration(expected)}")
-        planned = {
-            **stored,
-            "cells": [{"strategy": c.strategy, "budget": c.budget, "seed": c.seed, "id": c.id} for c in cells],
-            "model": {"spec": model["spec"], **loaded},
-            "estimate": estimate_of(rates, cells, config),
-        }
-        write_json(directory / "plan.json", planned)
-        records, errors = execute(config, directory, crew, jobs, rates, say)
+    begun = {key: stored["model"][key] for key in ("revision", "dtype", "device")} if "model" in stored else {}
+    with contextlib.closing(open_crew(study, config, {**model, **begun})) as crew:
+        if not begun:
+            say("loading the model and timing one batch")
+            rates, begun = probe(crew, [*answers.control, *answers.designed], jobs[0].items)
+            expected = rates.seconds(cells, config.finetune, config.jobs)
+            say(f"{len(cells)} cells at {most // 2:,} and {most:,} answers of each arm: about {duration(expected)}")
+            stored.update(estimate=estimate_of(rates, cells, config), model={"spec": model["spec"], **begun})
+        stored["cells"] = [{"strategy": c.strategy, "budget": c.budget, "seed": c.seed, "id": c.id} for c in cells]
+        write_json(directory / "plan.json", stored)
+        salt = salt_of(config, begun)
+        jobs = [replace(job, salt=digest([job.salt, salt])) for job in jobs]
+        records, errors = execute(config, directory, crew, jobs, planned_rates(directory), say)
     if errors:
         cell, error = next(iter(errors.items()))
         raise BenchError(

@@ -149,17 +149,18 @@ def _compared(
     ends[0, [k, 2 * k - 1]] = [-1.0, 1.0] if k > 1 else 0.0
     rise = compare(stats, ends, pair.cells, level)
     width = float(x[-1] - x[0])
-    detectable = None
-    if width > 0:
-        detectable = power.saving_found(
-            float(factor * compared.half[middle]),
-            float(compared.error[middle]),
-            int(stats.df_seed[pair.cells].min()),
-            float(rise.value[0]) / width,
-            width,
-        )
+    at_one = _weights_at_one(x)
+    seed = float(at_one @ stats.seed[np.ix_(pair.cells, pair.cells)] @ at_one)
     here = compared.error[middle] ** 2
-    seed = float(_weights_at_one(x) @ stats.seed[np.ix_(pair.cells, pair.cells)] @ _weights_at_one(x))
+    detectable = None
+    df = int(stats.df_seed[pair.cells].min())
+    if width > 0 and df > 0:
+        # Half of all estimates with few degrees of freedom lie below this share of the truth (Wilson and Hilferty).
+        typical = (1 - 2 / (9 * df)) ** 3
+        seeds = factor * t_quantile((1 - level) / 2, df) * math.sqrt(max(seed, 0.0) / typical)
+        items = factor * t_quantile((1 - level) / 2, stats.df_item) * math.sqrt(max(here - seed, 0.0))
+        error = math.sqrt(max(seed, 0.0) / typical + max(here - seed, 0.0))
+        detectable = power.saving_found((seeds, items), error, df, float(rise.value[0]) / width, width)
     return Comparison(
         metric=pair.metric,
         strategy=pair.strategy,

@@ -20,6 +20,7 @@ from thriftune.study import Study
 
 Say = Callable[[str], None]
 Crew = workers.Here | workers.Crew
+_SETTINGS = {"finetune", "tasks", "generate", "max_new_tokens", "scorer", "limit", "data", "num_fewshot", "annotations"}
 _PROBED = 256  # examples whose tokens are counted for the estimate
 
 
@@ -76,6 +77,12 @@ def probe(crew: Crew, ids: Sequence[str], items: Sequence[str]) -> tuple[Rates, 
     if outcome.value is None:
         raise BenchError(told(outcome))
     return Rates.of_probe(outcome.value, len(items)), outcome.value["loaded"]
+
+
+def salt_of(config: BenchConfig, loaded: Mapping[str, Any]) -> str:
+    """What the results of all cells depend on besides their prompts and seed: settings, and the model as loaded."""
+    settings = config.model_dump(mode="json", include=_SETTINGS)
+    return digest([settings, {key: loaded.get(key) for key in ("revision", "dtype", "device")}])
 
 
 def told(outcome: workers.Outcome) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from thriftune.artifacts import provenance, read_record, read_table, write_table
-from thriftune.bench.design import Arm, Pick, candidates_of, pick, seeds_of
+from thriftune.bench.design import Arm, Pick, candidates_of, digest, pick, seeds_of
 from thriftune.bench.plan import Plan
 from thriftune.errors import StudyError, ThriftuneError
 from thriftune.progress import progress
@@ -45,7 +45,11 @@ def choose(study: Study, plan: Plan, directory: Path) -> tuple[Chosen, Failed]:
         for arm in order:
             for seed in seeds_of(plan.config, arm.name):
                 file = picks_file(directory, arm.name, seed)
-                found = _stored(file)
+                # What is on file counts only for the same request.
+                read = [a for a in plan.arms if a.name in {arm.name, *arm.follows.values()}]
+                asked = [(a.strategy, dict(a.params), plan.inputs["scores"].get(a.run)) for a in read]
+                key = digest([plan.pools[seed].tolist(), asked])
+                found = _stored(file, key)
                 missing = [budget for budget in budgets if budget not in found]
                 broken = next((other for other in arm.follows.values() if (other, seed) in failed), None)
                 if broken is not None:
@@ -58,7 +62,7 @@ def choose(study: Study, plan: Plan, directory: Path) -> tuple[Chosen, Failed]:
                         failed[arm.name, seed] = outcome
                     else:
                         found.update(outcome)
-                        _write(file, arm, seed, found)
+                        _write(file, key, arm, seed, found)
                 if (arm.name, seed) not in failed:
                     chosen[arm.name, seed] = {budget: found[budget] for budget in budgets}
                 advance(1)
@@ -85,7 +89,7 @@ def _attempt(select: Callable[[], dict[int, Pick]]) -> dict[int, Pick] | str:
         return f"{type(error).__name__}: {error}"
 
 
-def _write(file: Path, arm: Arm, seed: int, found: Mapping[int, Pick]) -> None:
+def _write(file: Path, key: str, arm: Arm, seed: int, found: Mapping[int, Pick]) -> None:
     import pyarrow as pa
 
     rows = [(budget, rank, id_) for budget in sorted(found) for rank, id_ in enumerate(found[budget].ids, 1)]
@@ -97,6 +101,7 @@ def _write(file: Path, arm: Arm, seed: int, found: Mapping[int, Pick]) -> None:
         }
     )
     record = provenance(
+        key=key,
         arm=arm.name,
         strategy=arm.strategy,
         run=arm.run,
@@ -109,13 +114,15 @@ def _write(file: Path, arm: Arm, seed: int, found: Mapping[int, Pick]) -> None:
     write_table(file, table, record)
 
 
-def _stored(file: Path) -> dict[int, Pick]:
+def _stored(file: Path, key: str) -> dict[int, Pick]:
     if not file.exists():
         return {}
     try:
         table, record = read_table(file), read_record(file)
     except StudyError:
         return {}  # damaged: chosen again, to the same picks
+    if record.get("key") != key:
+        return {}
     found: dict[int, list[str]] = {}
     for budget, id_ in zip(table["budget"].to_pylist(), table["id"].to_pylist(), strict=True):
         found.setdefault(budget, []).append(id_)

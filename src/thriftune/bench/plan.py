@@ -184,6 +184,6 @@ def model_of(study: Study, config: BenchConfig) -> dict[str, Any]:
         "revision": revision,
         "local": local is not None,
         "trust_remote_code": bool(trust),
-        "scored_dtype": stored.get("dtype"),
+        "scored_in": stored.get("dtype"),
         "warnings": warnings,
     }

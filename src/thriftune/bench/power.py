@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from thriftune.bench import curves
 from thriftune.bench.intervals import compare, shifts, t_quantile
+from thriftune.types import FloatArray
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,16 +81,21 @@ def smallest_detectable(
     seed = squares * (noise.seed_sd**2 + noise.residual_sd**2 / items) / seeds
     item = noise.item_sd**2 / items
     tail = (1 - level) / 2 / max(comparisons, 1)
-    half = math.sqrt(t_quantile(tail, seeds - 1) ** 2 * seed + t_quantile(tail, max(items - 1, 1)) ** 2 * item)
-    return saving_found(half, math.sqrt(seed + item), seeds - 1, noise.slope, float(x[-1] - x[0]), power)
+    halves = t_quantile(tail, seeds - 1) * math.sqrt(seed), t_quantile(tail, max(items - 1, 1)) * math.sqrt(item)
+    return saving_found(halves, math.sqrt(seed + item), seeds - 1, noise.slope, float(x[-1] - x[0]), power)
 
 
-def saving_found(half: float, error: float, df: int, slope: float, width: float, power: float = POWER) -> float | None:
+def saving_found(
+    halves: tuple[float, float], error: float, df: int, slope: float, width: float, power: float = POWER
+) -> float | None:
     """The saving whose comparison with ratio 1 leaves its interval with probability ``power``.
 
+    The part of the interval that seeds account for is itself as uncertain as a chi-square variable with few degrees of
+    freedom makes it; with the items' part at zero this is the power of a t test (the noncentral t distribution).
+
     Args:
-        half: half width of the comparison's interval at ratio 1.
-        error: its standard error.
+        halves: half width of the interval at ratio 1 from seeds alone, and from items alone; squares add up.
+        error: standard error of the comparison.
         df: degrees of freedom of the seeds.
         slope: mean rise of the curve for e times the budget.
         width: log of the largest over the smallest budget.
@@ -97,10 +104,18 @@ def saving_found(half: float, error: float, df: int, slope: float, width: float,
     Returns:
         Share of annotations saved, or None where it is more than the budgets can express.
     """
-    if slope <= 0 or not math.isfinite(half) or df < 1:
+    if slope <= 0 or not math.isfinite(sum(halves)) or df < 1:
         return None
-    theta = (half + t_quantile(1 - power, df) * error) / slope
+    spread, noise = _draws(df)
+    need = np.quantile(np.sqrt(halves[0] ** 2 * spread + halves[1] ** 2) - error * noise, power)
+    theta = float(need) / slope
     return 1 - math.exp(-theta) if theta <= width else None
+
+
+@functools.lru_cache(maxsize=16)
+def _draws(df: int) -> tuple[FloatArray, FloatArray]:
+    rng = np.random.default_rng(0)
+    return rng.chisquare(df, 100_000) / df, rng.standard_normal(100_000)
 
 
 def noise_of(results: pa.Table, metric: str, higher_is_better: bool, baseline: str = "random") -> Noise | None:

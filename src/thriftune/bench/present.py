@@ -58,6 +58,14 @@ def cost(plan: Plan, cells: Sequence[Cell], rates: Rates) -> list[str]:
     ]
 
 
+def other_precision(plan: Plan, loaded: Mapping[str, Any]) -> list[str]:
+    """A caution where the model now computes in another precision than when it scored the pool."""
+    scored = plan.model["scored_in"]
+    if scored in (None, loaded["dtype"]):
+        return []
+    return [f"the pool was scored in {scored} and what is fine-tuned computes in {loaded['dtype']}"]
+
+
 def detectable(plan: Plan, study: Study) -> list[str]:
     """The smallest saving that an experiment of this size can find, by the noise of an earlier one if there is any."""
     from thriftune.bench.power import ASSUMED, detectable_words, smallest_detectable

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thriftune.artifacts import read_json
 from thriftune.config import BenchConfig, InitConfig, ScoreConfig, resolve
 from thriftune.errors import ConfigError
 from thriftune.study import Study
@@ -60,7 +61,7 @@ def read(file: Path) -> Recipe:
     if not isinstance(pool, list) or not all(isinstance(p, str) for p in pool):
         raise ConfigError(f"{file}: pool is {pool!r}: give a file, a hub id, or a list of them")
     here = file.parent
-    return Recipe(file, here / study, tuple(str(here / p) if (here / p).exists() else p for p in pool))
+    return Recipe(file, here / study, tuple(str(here / p) if "/" not in p or (here / p).exists() else p for p in pool))
 
 
 def prepare(recipe: Recipe, *, dry_run: bool = False, say: Say = print) -> Study:
@@ -98,6 +99,12 @@ def prepare(recipe: Recipe, *, dry_run: bool = False, say: Say = print) -> Study
 
         score(study, scoring, say=say)
     return study
+
+
+def planned(study: Study, name: str | None) -> BenchConfig | None:
+    """The settings of an experiment already begun; None where there is none of that name."""
+    file = study.bench_directory(name or BenchConfig().name) / "plan.json"
+    return BenchConfig.model_validate(read_json(file)["config"]) if file.exists() else None
 
 
 def settings(recipe: Recipe | None, flags: Mapping[str, Any]) -> BenchConfig:

@@ -11,7 +11,7 @@ from thriftune.bench import plan as plans
 from thriftune.bench import present, record
 from thriftune.bench.conclude import conclude
 from thriftune.bench.design import BASE, Cell
-from thriftune.bench.execute import Job, Say, estimate_of, execute, note_error, open_crew, planned_rates, probe
+from thriftune.bench.execute import Job, Say, estimate_of, execute, note_error, open_crew, planned_rates, probe, salt_of
 from thriftune.bench.holder import held
 from thriftune.bench.picks import Chosen, choose
 from thriftune.bench.plan import Plan
@@ -65,13 +65,16 @@ def bench(
             begun = {key: stored["model"][key] for key in ("revision", "dtype", "device")}
         crew = stack.enter_context(contextlib.closing(open_crew(study, config, {**plan.model, **begun})))
         if stored is None:
+            say("loading the model and timing one batch")
             measured, loaded = probe(crew, plan.known.ids, items)
+            plan.warnings.extend(present.other_precision(plan, loaded))
             for line in [*present.cost(plan, plan.cells, measured), *present.detectable(plan, study)]:
                 say(line)
             write_json(file, record.record_of(plan, loaded, estimate_of(measured, plan.cells, config)))
             stored = read_json(file)
         chosen, failed = choose(study, plan, directory)
-        records, errors = execute(config, directory, crew, _jobs(plan, chosen), planned_rates(directory), say)
+        jobs = _jobs(plan, chosen, salt_of(config, stored["model"]))
+        records, errors = execute(config, directory, crew, jobs, planned_rates(directory), say)
         for cell in plan.cells:
             if (cell.strategy, cell.seed) in failed:
                 errors[cell] = failed[cell.strategy, cell.seed]
@@ -88,15 +91,15 @@ def bench(
     return analysis
 
 
-def _jobs(plan: Plan, chosen: Chosen) -> list[Job]:
+def _jobs(plan: Plan, chosen: Chosen, salt: str) -> list[Job]:
     """The cells whose arm has chosen, with all that they need."""
 
     def job(cell: Cell) -> Job | None:
         if cell.strategy == BASE:
-            return Job(cell, [], plan.items[cell.seed])
+            return Job(cell, [], plan.items[cell.seed], salt=salt)
         if (cell.strategy, cell.seed) not in chosen:
             return None
         picked = chosen[cell.strategy, cell.seed][cell.budget]
-        return Job(cell, picked.ids, plan.items[cell.seed], picked.seconds)
+        return Job(cell, picked.ids, plan.items[cell.seed], picked.seconds, salt)
 
     return [found for cell in plan.cells if (found := job(cell)) is not None]

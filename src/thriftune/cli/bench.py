@@ -77,8 +77,8 @@ def command(
 ) -> None:
     """Measure what a strategy saves: fine-tune on what each picks, against random, over budgets and seeds.
 
-    The pool's responses must be known (or see --control). The same command continues where it was stopped. Settings of
-    the fine-tuning stand in the [bench.finetune] table of CONFIG.toml.
+    The pool's responses must be known (or see --control). The same command, or STUDY and --name alone, continues where
+    it was stopped. Settings of the fine-tuning stand in the [bench.finetune] table of CONFIG.toml.
     """
     from thriftune.bench import recipe as recipes
     from thriftune.bench.control import control_arm
@@ -106,6 +106,10 @@ def command(
     }
     recipe = recipes.read(source) if recipes.is_recipe(source) else None
     config = recipes.settings(recipe, flags)
+    others = {key for key, value in {**flags, "model": model}.items() if value is not None} - {"name", "jobs"}
+    if recipe is None and not others:
+        begun = recipes.planned(Study(source), name)
+        config = config if begun is None else begun.model_copy(update={"jobs": config.jobs})
     if model is not None:
         config = config.model_copy(update={"finetune": config.finetune.model_copy(update={"model": model})})
 

@@ -15,6 +15,7 @@ from thriftune.model import LanguageModel
 from thriftune.progress import progress
 from thriftune.render import Rendered
 
+_CPU_TOKENS = 4096  # larger batches gain nothing on a CPU
 _COMPACT = 0.25  # finished share of a batch at which its cache is worth copying
 
 
@@ -60,7 +61,8 @@ def generate(
     replies: list[Reply] = [Reply()] * len(prompts)
     run = partial(_answer, lm, max_new_tokens=max_new_tokens)
     with progress("answering", len(prompts)) as advance:
-        for rows in batches([len(p.ids) + max_new_tokens for p in prompts], lm, batch_size):
+        lengths = [len(p.ids) + max_new_tokens for p in prompts]
+        for rows in batches(lengths, lm, batch_size, _CPU_TOKENS if lm.device == "cpu" else None):
             found, _ = halving(run, [prompts[i] for i in rows], lm.device, _refuse)
             for row, reply in zip(rows, found, strict=True):
                 replies[row] = reply

@@ -41,26 +41,29 @@ def show(study: Study, file: Path, console: Console) -> None:
             f"\n{suite}: {_counted(items, 'item')} of {_counted(tasks, 'task')}, {record['model']}", markup=False
         )
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("metric", no_wrap=True)
-        table.add_column("mean over items", no_wrap=True)
+        table.add_column("metric", overflow="fold")
+        table.add_column("mean over items", overflow="fold")
         if tasks > 1:
-            table.add_column("mean over tasks", no_wrap=True)
-        table.add_column("", no_wrap=True)
+            table.add_column("mean over tasks", overflow="fold")
+        table.add_column("", overflow="fold")
         for metric, values in metrics.items():
             summary = whole[metric]
-            direction = "" if higher_is_better(metric) else " (lower is better)"
             few = "" if summary.n_items == items else _counted(summary.n_items, "item")
-            _line(table, metric + direction, summary, few, tasks)
+            _line(table, metric, summary, few, tasks)
             before = base and _comparable(suite, metric, record, *base)
             if before and (difference := paired(values, before)) is not None:
                 moved = changes(values, before)
                 verdict = _verdict(metric, difference, moved["same"] == difference.n_items)
-                _line(table, f"  against {base[0] if base else ''}", difference, verdict, tasks, signed=True)
+                _line(table, f"  vs {base[0] if base else ''}", difference, verdict, tasks, signed=True)
                 compared = True
         console.print(table)
     notes = ["[ ]: 95 % interval over items; another seed of fine-tuning moves the means, too"]
-    if any(metric == _NLL for _, metric in found):
-        notes.append("nll: nats a token of the known response")
+    lower = list(dict.fromkeys(metric for _, metric in found if not higher_is_better(metric)))
+    if lower:
+        unit = " (nats a token of the known response)"
+        notes.append(", ".join(m + unit * (m == _NLL) for m in lower) + ": lower is better")
+    if compared:
+        notes.append("vs: difference on the same items; unclear: its interval contains 0")
     if why and not compared:
         notes.append(why)
     console.print()
@@ -86,10 +89,10 @@ def _number(estimate: Estimate, signed: bool) -> str:
 
 def _verdict(metric: str, difference: Summary, unchanged: bool) -> str:
     if unchanged:
-        return "the same on every item"
+        return "all the same"
     low, high = difference.items.low, difference.items.high
     if low is None or high is None or low <= 0 <= high:
-        return "no difference shown"
+        return "unclear"
     return "better" if (low > 0) == higher_is_better(metric) else "worse"
 
 

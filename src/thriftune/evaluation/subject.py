@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -62,6 +63,9 @@ def choose(study: Study, config: EvaluateConfig) -> Subject:
     elif Path(wanted).is_dir() and is_tuned(Path(wanted)):
         subject = _tuned(Path(wanted))
     else:
+        near = difflib.get_close_matches(wanted, [*models, BASE], 1)
+        if near and not Path(wanted).exists():  # before half a minute of asking the hub for it
+            raise EvaluationError(f"no model {wanted!r}: did you mean {near[0]!r}?{_there(models)}")
         revision = None if config.revision else _local(wanted, models)
         subject = Subject(_file_name(wanted), wanted, revision, asked=config.revision)
     if config.revision and subject.spec != wanted:
@@ -148,7 +152,7 @@ def _local(spec: str, models: list[str]) -> str | None:
 
 
 def _there(models: list[str]) -> str:
-    return f"; of this study: {', '.join([*models, BASE])}"
+    return f" (models of this study: {', '.join([*models, BASE])})"
 
 
 def _file_name(spec: str) -> str:

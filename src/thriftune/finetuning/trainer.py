@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import torch
 import trl
 from datasets import Dataset
 from torch.utils.data import DataLoader

@@ -64,7 +64,7 @@
       const near = metric.base !== null && metric.base > low - 0.6 * range && metric.base < high + 0.6 * range;
       if (near) { low = Math.min(low, metric.base); high = Math.max(high, metric.base); }
       // What cannot be negative has no axis below zero.
-      const floor = Math.min(...measured) >= 0 ? -0.03 * range : -Infinity;
+      const floor = Math.min(...measured) >= 0 ? -0.015 * range : -Infinity;
       low = Math.max(low - range * 0.07, floor); high += range * 0.07;
       const y = (v) => box.bottom - ((v - low) / (high - low)) * (box.bottom - box.top);
       const [from, to] = [Math.log(budgets[0]), Math.log(budgets.at(-1))];

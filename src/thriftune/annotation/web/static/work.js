@@ -101,7 +101,6 @@ export class Work {
         el('div', {class: 'actions'},
           el('button', {type: 'button', class: 'quiet', 'data-do': 'back'}, 'Back ', el('kbd', {}, 'b')),
           el('button', {type: 'button', class: 'quiet', 'data-do': 'undo'}, 'Undo ', el('kbd', {}, 'u')),
-          el('span', {class: 'gap'}),
           el('button', {type: 'button', class: 'plain', 'data-do': 'skip', id: 'skip'}, 'Skip or flag ', el('kbd', {}, 's')),
           this.submit))))
   }
