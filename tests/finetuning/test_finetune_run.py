@@ -117,6 +117,11 @@ def test_merged_later_equals_merged_at_once(answered: Study, tiny_model: Path) -
     assert load(str(later / "model"), device="cpu").context == 512
 
 
+def test_merging_is_quiet(answered: Study, tiny_model: Path, recwarn: pytest.WarningsRecorder) -> None:
+    finetune(answered, settings(tiny_model, merge=True, epochs=1), say=silent)
+    assert [str(w.message) for w in recwarn] == []
+
+
 def test_full_fine_tuning_writes_a_model(answered: Study, tiny_model: Path) -> None:
     directory = finetune(answered, settings(tiny_model, method="full", learning_rate=1e-3), say=silent)
     assert not (directory / "adapter").exists()

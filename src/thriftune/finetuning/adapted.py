@@ -75,7 +75,7 @@ def _is_plain(layer: Any, computed: torch.dtype) -> bool:
         and not layer.merged
         and not layer.lora_variant
         and layer.base_layer.weight.dtype == computed
-        and not layer.base_layer.weight.requires_grad
+        and not any(p.requires_grad for p in layer.base_layer.parameters())
         and layer.lora_A[name].bias is None
         and layer.lora_B[name].bias is None
         and isinstance(layer.lora_dropout[name], torch.nn.Identity)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from thriftune.artifacts import sync_directory
-from thriftune.finetuning.train import Trained
+from thriftune.finetuning.train import Trained, quiet
 from thriftune.model import LanguageModel, locate
 
 _ADAPTER_CARD = """---
@@ -59,7 +59,8 @@ def save_adapter(trained: Trained, directory: Path, examples: int) -> None:
             settings.base_model_name_or_path = _place(lm)
             settings.revision = _commit(lm)
         # Embeddings are never changed; "auto" would ask the hub whether they were.
-        lm.model.save_pretrained(fresh, safe_serialization=True, save_embedding_layers=False)
+        with quiet():
+            lm.model.save_pretrained(fresh, safe_serialization=True, save_embedding_layers=False)
         lm.tokenizer.save_pretrained(fresh)
         (fresh / "README.md").write_text(_card(_ADAPTER_CARD, lm, examples), encoding="utf-8")
 
@@ -73,7 +74,8 @@ def save_model(lm: LanguageModel, directory: Path, examples: int) -> None:
         examples: how many it was trained on, for the card.
     """
     with _replacing(directory) as fresh:
-        lm.model.save_pretrained(fresh, safe_serialization=True)
+        with quiet():
+            lm.model.save_pretrained(fresh, safe_serialization=True)
         lm.tokenizer.save_pretrained(fresh)
         (fresh / "README.md").write_text(_card(_MODEL_CARD, lm, examples), encoding="utf-8")
 
@@ -91,7 +93,8 @@ def merge(base: LanguageModel, adapter: Path, directory: Path, examples: int) ->
     import torch
 
     # Added up in float32 and rounded once.
-    whole = peft.PeftModel.from_pretrained(base.model.float(), str(adapter)).merge_and_unload()
+    with quiet():
+        whole = peft.PeftModel.from_pretrained(base.model.float(), str(adapter)).merge_and_unload()
     save_model(replace(base, model=whole.to(getattr(torch, base.dtype))), directory, examples)
 
 

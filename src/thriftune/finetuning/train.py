@@ -88,7 +88,7 @@ def train(
         raise FinetuneError("float16 gradients underflow: use --dtype bfloat16, or float32 on hardware without it")
     settings = resolved(config, len(examples))
     plan = course(examples, settings)
-    with _quiet():
+    with quiet():
         model, restore = prepare(language_model, settings)
         try:
             return _train(language_model, model, restore, examples, plan, settings, directory, say, probe)
@@ -110,7 +110,7 @@ def too_much(examples: Sequence[Example], config: FinetuneConfig) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Neither warnings nor notices of the libraries below; what matters to a user is said here."""
     import logging
 
@@ -181,7 +181,7 @@ def settle(base: Any, own_forward: Any, use_cache: Any) -> None:
     if own_forward is not None:
         base.forward = own_forward
     if any(getattr(module, "gradient_checkpointing", False) for module in base.modules()):
-        with _quiet():
+        with quiet():
             base.gradient_checkpointing_disable()
     if use_cache is not None:
         base.config.use_cache = use_cache
