@@ -19,7 +19,10 @@ from thriftune.errors import StudyError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_RECORDED_PACKAGES = ("thriftune", "numpy", "pyarrow", "numba", "torch", "transformers", "tokenizers", "datasets")
+_RECORDED_PACKAGES = (
+    *("thriftune", "numpy", "pyarrow", "numba", "torch", "transformers", "tokenizers", "datasets"),
+    *("peft", "trl", "lm-eval", "rouge-score"),
+)
 _METADATA_KEY = b"thriftune"
 
 

@@ -16,7 +16,7 @@ from thriftune.examples import Example
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}  # logits held at once; float32 copies of them cost 4 bytes each
+_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}  # logits held at once
 
 # Models whose forward can be continued from the vocabulary projection on its own; found out once for each.
 _CONTINUED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
@@ -174,6 +174,11 @@ def _in_chunks(hidden: Tensor, targets: Tensor, tail: Callable[[Tensor], Tensor]
         return torch.cat([checkpoint(piece, h, y, use_reentrant=False) for h, y in pieces])
     nll: Tensor = _FrozenProjection.apply(hidden, targets, tail, size)
     return nll
+
+
+def projection_bytes(device: str) -> int:
+    """Memory that logits take while they are reduced: their own precision, a float32 copy, and gradients of both."""
+    return 12 * _ELEMENTS.get(device.partition(":")[0], _ELEMENTS["cuda"])
 
 
 def _rows_at_once(base: Any, device: str) -> int:

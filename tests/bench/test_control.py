@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from thriftune.artifacts import read_json, read_table
 from thriftune.bench import contrast
 from thriftune.bench.control import control_arm
 from thriftune.bench.design import Cell
+from thriftune.bench.run import bench
 from thriftune.config import BenchConfig
 from thriftune.errors import BenchError, ThriftuneError
 from thriftune.report.page import write_report
@@ -186,6 +188,14 @@ def test_other_settings_under_the_same_name_are_refused(study: Study) -> None:
     control_arm(study, asked(), say=silent)
     with pytest.raises(BenchError, match="control was 0.25, now 0.5.*strategy was k_center, now k_means"):
         control_arm(study, asked(control=0.5, strategies=["k_means"]), say=silent)
+
+
+def test_one_name_is_one_kind_of_experiment(study: Study, tmp_path: Path, tiny_model: Path) -> None:
+    control_arm(study, asked(), say=silent)
+    other = known_study(tmp_path / "other", tiny_model)
+    shutil.copytree(study.bench_directory("bench"), other.bench_directory("bench"))
+    with pytest.raises(BenchError, match="is one with a control arm"):
+        bench(other, settings(), say=silent)
 
 
 def test_a_dry_run_selects_nothing(study: Study) -> None:

@@ -118,7 +118,7 @@ def test_merged_later_equals_merged_at_once(answered: Study, tiny_model: Path) -
 
 
 def test_merging_is_quiet(answered: Study, tiny_model: Path, recwarn: pytest.WarningsRecorder) -> None:
-    finetune(answered, settings(tiny_model, merge=True, epochs=1), say=silent)
+    finetune(answered, settings(tiny_model, merge=True, epochs=1.0), say=silent)
     assert [str(w.message) for w in recwarn] == []
 
 

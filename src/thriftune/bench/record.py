@@ -86,6 +86,8 @@ def same(stored: Mapping[str, Any], plan: Plan, directory: Path, *, extend: bool
     Raises:
         BenchError: the plans differ, or something is added without ``extend``.
     """
+    if stored.get("control"):
+        raise BenchError(f"bench {plan.config.name!r} is one with a control arm: give this one another --name")
     now = json.loads(json.dumps(record_of(plan, {}, {})))
     changed = []
     for key, value in now["config"].items():

@@ -44,15 +44,18 @@ def bench(
     items = plan.items[plan.seeds[0]]
     for line in present.introduction(plan):
         say(line)
+    file = directory / "plan.json"
     if dry_run:
+        if file.exists():
+            record.same(read_json(file), plan, directory, extend=extend)
+        left = [cell for cell in plan.cells if not cell_files.cell_file(directory, cell).exists()]
         with contextlib.closing(open_crew(study, config, plan.model)) as crew:
             rates, _ = probe(crew, plan.known.ids, items)
-        for line in [*present.cost(plan, plan.cells, rates), *present.detectable(plan, study)]:
+        for line in [*present.cost(plan, left, rates), *present.detectable(plan, study)]:
             say(line)
         return None
     with contextlib.ExitStack() as stack:
         stack.enter_context(held(study, config.name, directory))
-        file = directory / "plan.json"
         stored = read_json(file) if file.exists() else None
         finished = sum(cell_files.cell_file(directory, cell).exists() for cell in plan.cells)
         begun: dict[str, str] = {}

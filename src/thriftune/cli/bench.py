@@ -16,7 +16,9 @@ def command(
     strategies: Annotated[
         str | None,
         typer.Option(
-            help="Against random [default: facility_location,k_center,mean_entropy].", metavar="A,B", show_default=False
+            help="Against random [default: facility_location,k_center,mean_entropy; with --control the first].",
+            metavar="A,B",
+            show_default=False,
         ),
     ] = None,
     budgets: Annotated[

@@ -16,14 +16,13 @@ import torch
 from thriftune.config import FinetuneConfig
 from thriftune.examples import Example
 from thriftune.finetuning.defaults import Course, pieces
-from thriftune.likelihood import response_nll
+from thriftune.likelihood import projection_bytes, response_nll
 from thriftune.model import LanguageModel
 
 _MOST_TOKENS = {"cpu": 1024, "cuda": 16384}
 _SHORT, _LONG = 64, 512  # tokens of the two sequences whose activations are compared
 _SPARE = 0.85  # share of the free memory that a step may take
 _TEMPORARY = 1.25  # gradients of activations while the backward pass runs
-_PROJECTION_BYTES = 12 << 23  # logits held at once, see likelihood
 _LIBRARIES_BYTES = int(0.6 * 2**30)  # torch, transformers and the tokenizer in a CPU process
 
 Computing = Callable[[], AbstractContextManager[Any]]
@@ -81,7 +80,7 @@ def probe(model: Any, examples: Sequence[Example], plan: Course, computing: Comp
         slope = (many - few) / max(len(long.ids) - len(short.ids), 1) or many / len(long.ids)
         constant = max(many - slope * len(long.ids), 0)
         free = available(device)
-        room = float("inf") if free is None else free * _SPARE - optimiser - constant - _PROJECTION_BYTES
+        room = float("inf") if free is None else free * _SPARE - optimiser - constant - projection_bytes(device)
         longest = len(sample.ids)
         recompute = slope * _TEMPORARY * longest > room
         if recompute:
@@ -99,7 +98,7 @@ def probe(model: Any, examples: Sequence[Example], plan: Course, computing: Comp
     return Fit(
         most,
         recompute,
-        int(constant + slope * _TEMPORARY * largest + _PROJECTION_BYTES),
+        int(constant + slope * _TEMPORARY * largest + projection_bytes(device)),
         weights + optimiser + (_LIBRARIES_BYTES if device == "cpu" else 0),
         seconds * (4 / 3 if recompute else 1) / padded(typical),
         None if free is None else free - optimiser,
