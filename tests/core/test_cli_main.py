@@ -37,7 +37,7 @@ def test_every_verb_explains_itself(verb: str) -> None:
     done = run(verb, "--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    described = done.stdout.split(verb, 1)[1].split("\n", 1)[1].strip()
+    described = done.stdout.strip().split("\n\n", 1)[1].strip()  # after the usage
     assert len(described.splitlines()[0]) > 20  # a sentence, not the list of options
 
 

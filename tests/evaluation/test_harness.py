@@ -23,7 +23,7 @@ from lm_eval.tasks import TaskManager
 from thriftune.config import EvaluateConfig
 from thriftune.errors import EvaluationError, MissingDependency
 from thriftune.evaluation import harness as subject
-from thriftune.evaluation import harness_model
+from thriftune.evaluation import harness_model, harness_workload
 from thriftune.evaluation.harness_model import HarnessModel, common_beginning
 from thriftune.evaluation.harness_tasks import catalogue, documents, loading
 from thriftune.model import load
@@ -482,6 +482,29 @@ def test_workload_counts_what_is_run(made, tiny):
     assert 0 < work.new_tokens < work.most_new_tokens and 0 < work.seconds < work.longest_seconds
     long = subject.Workload(57, 14_042, 10**7, 0, 0, 36_000, 36_000)
     assert str(long).endswith("about 10.0 h; --limit 4 (questions a task) would take about 10 min")
+
+
+def test_speed_is_tokens_by_seconds(tiny, monkeypatch):
+    read, written = [], []
+    plain = HarnessModel._model_generate
+
+    def generate(self, context, max_length, *rest, **settings):
+        written.append((context.shape[0], max_length - context.shape[1]))
+        return plain(self, context, max_length, *rest, **settings)
+
+    def timed(lm, work):
+        before = len(written)
+        work()
+        return 0.25 if before == len(written) else 0.1 + 0.02 * written[-1][1]
+
+    monkeypatch.setattr(HarnessModel, "read", lambda self, batch: read.append(batch.numel()))
+    monkeypatch.setattr(HarnessModel, "_model_generate", generate)
+    monkeypatch.setattr(harness_workload, "_timed", timed)
+    with catalogue.quiet():
+        reading, writing = harness_workload._speed(HarnessModel(tiny, "auto"), 100, generating=True)
+    assert reading == pytest.approx(read[0] / 0.25) and read[0] % 100 == 0
+    rows = written[0][0]
+    assert rows > 1 and writing == pytest.approx(rows / 0.02)
 
 
 def test_bbh_is_told_from_the_harness_bbh(made, tiny):

@@ -78,7 +78,7 @@ def detectable(plan: Plan, study: Study) -> list[str]:
         seeds=plan.config.seeds,
         budgets=plan.config.budgets,
         items=max(items, 1),
-        comparisons=max(len(plan.arms) - 1, 1) * len(plan.metrics),
+        comparisons=max(len(plan.arms) - 1, 1),
         noise=noise or ASSUMED,
     )
     return [detectable_words(saving, noise or ASSUMED)]

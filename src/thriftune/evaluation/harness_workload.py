@@ -120,9 +120,9 @@ def _speed(lm: HarnessModel, length: int, *, generating: bool) -> tuple[float, f
 
     rows = lm.rows(length) if lm.device.type == "cuda" else max(1, min(lm.rows(length), _CPU_PROBE // length))
     batch = torch.ones((rows, length), dtype=torch.long, device=lm.device)
-    reading = _timed(lm, lambda: lm.read(batch))
+    reading = rows * length / _timed(lm, lambda: lm.read(batch))
     if not generating:
-        return rows * length / reading, float("inf")
+        return reading, float("inf")
     rows = lm.generating_rows(length)
     prompt = batch[:1, : min(length, _CPU_PROBE // 8)].expand(rows, -1)
 
@@ -131,7 +131,7 @@ def _speed(lm: HarnessModel, length: int, *, generating: bool) -> tuple[float, f
         lm._model_generate(prompt, prompt.shape[1] + n, [], min_new_tokens=n, attention_mask=mask, do_sample=False)
 
     one, many = _timed(lm, lambda: write(1)), _timed(lm, lambda: write(_NEW_TOKENS + 1))
-    return rows * length / reading, rows * _NEW_TOKENS / max(many - one, 1e-6)
+    return reading, rows * _NEW_TOKENS / max(many - one, 1e-6)
 
 
 def _timed(lm: HarnessModel, work: Callable[[], Any]) -> float:
