@@ -65,9 +65,11 @@ TASKS = (
 STRATEGIES = ("random", "mean_entropy", "max_entropy", "k_center", "facility_location")
 # What the closing experiment compares, and on how much: a demonstration that fits into a few minutes, no evidence.
 BENCHED = ("random", "facility_location", "k_center")
-_BENCH_SHARES = (0.1, 0.3)  # of the pool, annotated
+_BENCH_SHARES = (0.075, 0.3)  # of the pool, annotated
 _BENCH_SEEDS = 2
-_BENCH_EPOCHS = 3.0
+_BENCH_ITEMS = 40
+# Seen once, in small batches so that there are some steps: by default small sets are seen more often.
+_BENCH_TRAINING = FinetuneConfig(epochs=1, batch_size=8)
 _RAREST = 3  # prompts that the rarest task has at least, where the pool is large enough
 _SEED = 0
 
@@ -285,13 +287,15 @@ def _bench(study: Study, scoring: ScoreConfig, prompts: int, say: Say) -> str:
         run=scoring.name,
         scorer="reasoning_gym",
         metric="reasoning_gym",
-        finetune=FinetuneConfig(epochs=_BENCH_EPOCHS),
+        items=_BENCH_ITEMS,
+        finetune=_BENCH_TRAINING,
         name=f"demo-{scoring.name}" if own else "demo",
     )
     words = ["--strategies", ",".join(BENCHED), "--budgets", ",".join(map(str, budgets)), "--seeds", str(_BENCH_SEEDS)]
-    words += ["--scorer", "reasoning_gym", "--metric", "reasoning_gym", "--name", config.name]
+    words += ["--items", str(_BENCH_ITEMS), "--scorer", "reasoning_gym", "--metric", "reasoning_gym"]
+    words += ["--name", config.name]
     _step(say, "bench", study.path, *words, *(["--run", scoring.name] if own else []))
-    say(f"(and {_BENCH_EPOCHS:.0f} epochs of fine-tuning, for speed: by default small sets are seen more often)")
+    say("(with one epoch in batches of 8, to be done soon: by default small sets are seen more often)")
     bench(study, config, say=say)
     return config.name
 

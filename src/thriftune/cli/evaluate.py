@@ -22,8 +22,8 @@ def command(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="heldout, mmlu, mmlu_5shot, bbh, bbh_cot or any task of lm-evaluation-harness, separated by commas "
-            "[default: heldout]."
+            help="heldout, mmlu, mmlu_5shot, bbh (direct answers), bbh_cot (chain of thought) or any task of "
+            "lm-evaluation-harness, separated by commas [default: heldout]."
         ),
     ] = None,
     annotations: Annotated[
