@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint docs label-studio clean
+.PHONY: demo test slow lint docs label-studio clean
 
 demo: $(VENV)/demo
 	$(BIN)/thriftune demo
 
 test: $(VENV)/test lint
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto -m "not slow" $(PYTEST)
+
+# What takes minutes each: lm-evaluation-harness' own command on a real model, kills of long runs.
+slow: $(VENV)/test
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --timeout=1800 -m slow $(PYTEST)
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

@@ -73,6 +73,6 @@ def test_bfloat16_keeps_the_ranking(rendered, answers, record_property):
     rounded = Pass(half, max_new_tokens=STEPS).run(rendered)
     for name in columns(answers[0]):
         rank = scipy.stats.spearmanr([columns(a)[name] for a in answers], [columns(a)[name] for a in rounded]).statistic
-        record_property(f"spearman_bf16_{name}", rank)
+        record_property(f"spearman_bf16_{name}", float(rank))
         print(f"{name}: Spearman {rank:.3f} between bfloat16 and float32 over {len(answers)} prompts")
         assert rank > 0.5, name
