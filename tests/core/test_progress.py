@@ -30,7 +30,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_the_library_is_silent(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_library_is_silent(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_enabled", False)  # whatever ran in this process before
     with progress.progress("scoring", 10) as advance:
         clock.now += 100
         advance(5)

@@ -303,6 +303,8 @@ def test_defaults_are_numbers_that_fall_with_size(examples: int, method: str) ->
     larger = resolved(FinetuneConfig(method=method), examples * 2)
     assert isinstance(settings.learning_rate, float) and isinstance(settings.epochs, float)
     assert 1 <= larger.epochs <= settings.epochs
+    wider = resolved(FinetuneConfig(method=method), examples, 4096)
+    assert wider.learning_rate < settings.learning_rate and wider.epochs == settings.epochs
     kept = resolved(FinetuneConfig(learning_rate=0.1, epochs=7), examples)
     assert (kept.learning_rate, kept.epochs) == (0.1, 7)
 

@@ -86,7 +86,7 @@ def train(
         raise FinetuneError("there are no examples to learn from")
     if language_model.dtype == "float16":
         raise FinetuneError("float16 gradients underflow: use --dtype bfloat16, or float32 on hardware without it")
-    settings = resolved(config, len(examples))
+    settings = resolved(config, len(examples), int(language_model.model.config.get_text_config().hidden_size))
     plan = course(examples, settings)
     with quiet():
         model, restore = prepare(language_model, settings)
