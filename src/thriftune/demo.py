@@ -65,9 +65,9 @@ TASKS = (
 STRATEGIES = ("random", "mean_entropy", "max_entropy", "k_center", "facility_location")
 # What the closing experiment compares, and on how much: a demonstration that fits into a few minutes, no evidence.
 BENCHED = ("random", "facility_location", "k_center")
-_BENCH_SHARES = (0.075, 0.3)  # of the pool, annotated
+_BENCH_SHARES = (0.05, 0.15)  # of the pool, annotated
 _BENCH_SEEDS = 2
-_BENCH_ITEMS = 40
+_BENCH_ITEMS = 30
 # Seen once, in small batches so that there are some steps: by default small sets are seen more often.
 _BENCH_TRAINING = FinetuneConfig(epochs=1, batch_size=8)
 _RAREST = 3  # prompts that the rarest task has at least, where the pool is large enough
