@@ -67,7 +67,7 @@ STRATEGIES = ("random", "mean_entropy", "max_entropy", "k_center", "facility_loc
 BENCHED = ("random", "facility_location", "k_center")
 _BENCH_SHARES = (0.05, 0.15)  # of the pool, annotated
 _BENCH_SEEDS = 2
-_BENCH_ITEMS = 30
+_BENCH_ITEMS = 20
 # Seen once, in small batches so that there are some steps: by default small sets are seen more often.
 _BENCH_TRAINING = FinetuneConfig(epochs=1, batch_size=8)
 _RAREST = 3  # prompts that the rarest task has at least, where the pool is large enough

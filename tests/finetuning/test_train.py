@@ -236,6 +236,11 @@ def test_settings_that_do_not_fit(
     assert same(state(lm.model), before)
 
 
+def test_another_gpu_than_the_first_is_refused(lm: LanguageModel, questions: list[Example]) -> None:
+    with pytest.raises(FinetuneError, match="set CUDA_VISIBLE_DEVICES=1, --device cuda"):
+        train(replace(lm, device="cuda:1"), questions, FAST, say=silent)
+
+
 def test_nothing_to_learn_is_refused(lm: LanguageModel) -> None:
     with pytest.raises(FinetuneError, match="no examples"):
         train(lm, [], FAST, say=silent)

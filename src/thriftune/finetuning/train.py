@@ -84,6 +84,9 @@ def train(
         require(needed, command="thriftune finetune", install=_INSTALL)
     if not examples:
         raise FinetuneError("there are no examples to learn from")
+    if language_model.device.startswith("cuda:") and language_model.device != "cuda:0":
+        number = language_model.device.partition(":")[2]
+        raise FinetuneError(f"training runs on the first visible GPU: set CUDA_VISIBLE_DEVICES={number}, --device cuda")
     if language_model.dtype == "float16":
         raise FinetuneError("float16 gradients underflow: use --dtype bfloat16, or float32 on hardware without it")
     settings = resolved(config, len(examples), int(language_model.model.config.get_text_config().hidden_size))
@@ -267,6 +270,8 @@ def _train(
             use_cpu=lm.device == "cpu",
             dataloader_pin_memory=False,
         )
+        if args.n_gpu > 1:
+            args._n_gpu = 1  # one model on one GPU; the trainer would otherwise refuse
         journal = Journal(
             stack.enter_context(progress("fine-tuning", sum(per_step), "tokens", sum(per_step[:done]))),
             per_step,
