@@ -70,7 +70,10 @@ def load_tuned(
             f"{directory} was trained on {spec} at {trained_on}, which is now {lm.revision}: restore that model, or "
             "fine-tune again"
         )
+    import torch
     from safetensors import SafetensorError
+
+    from thriftune.lora import lean
 
     try:
         with warnings.catch_warnings():
@@ -81,6 +84,7 @@ def load_tuned(
         raise ModelError(f"the adapter {adapter} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     # The base model now has the adapter's layers in it: everything that runs a plain model runs this one.
     model = wrapped.get_base_model().eval()
+    lean(model, getattr(torch, lm.dtype))
     return replace(lm, model=model, spec=str(directory), revision=revision)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 
 from thriftune.config import FinetuneConfig
 from thriftune.errors import FinetuneError
@@ -318,3 +319,15 @@ def test_the_rate_warms_up_and_decays(lm: LanguageModel, questions: list[Example
     trained = train(lm, questions, FAST.model_copy(update={"warmup": 0.34}), say=silent)
     rates = np.array([line["learning_rate"] for line in trained.log]) / 2e-3
     assert rates == pytest.approx([0, 1 / 3, 2 / 3, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+
+
+def test_an_architecture_with_other_layers_trains_all_the_same(lm: LanguageModel, questions: list[Example]) -> None:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.3
+    )
+    gpt2 = transformers.GPT2LMHeadModel(config).to(torch.bfloat16)
+    other = replace(lm, model=gpt2, dtype="bfloat16")
+    settings = FinetuneConfig(epochs=12, learning_rate=2e-2, batch_size=8, rank=4, alpha=8)
+    trained = train(other, questions, settings, say=lambda _: None)
+    assert trained.log[-1]["loss"] < trained.log[0]["loss"] * 0.8

@@ -225,8 +225,8 @@ def _train(
     import trl
 
     from thriftune.finetuning import probe as probing
-    from thriftune.finetuning.adapted import adapted
     from thriftune.finetuning.trainer import Journal, ResponseTrainer, last_checkpoint, lines, steps_done
+    from thriftune.lora import lean
 
     base = lm.model
     own_forward, use_cache = vars(base).get("forward"), getattr(base.config, "use_cache", None)
@@ -235,7 +235,8 @@ def _train(
     done = 0 if checkpoint is None else steps_done(checkpoint)
     most, recompute = probing.most_tokens(lm.device), False
     with contextlib.ExitStack() as stack:
-        settled = stack.enter_context(adapted(model, getattr(torch, lm.dtype)))
+        model.train()  # dropout, where there is one, is left to PEFT
+        settled = lean(model, getattr(torch, lm.dtype))
 
         def computing() -> contextlib.AbstractContextManager[Any]:
             if settled or lm.dtype == "float32":
@@ -298,6 +299,7 @@ def _train(
         for module in model.modules():
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = True
+        lean(model, getattr(torch, lm.dtype))
     else:
         base.to(getattr(torch, lm.dtype))
     learned = sum(int(examples[i].response.sum()) for batch in plan.batches for i in batch)

@@ -1,9 +1,7 @@
-"""A LoRA layer's forward and backward with fewer passes over memory than PEFT's, while training."""
+"""A LoRA layer's forward and backward with fewer passes over memory than PEFT's."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import peft
@@ -43,26 +41,21 @@ class _Adapted(torch.autograd.Function):
         return to_x, None, None, to_a, to_b, None
 
 
-@contextlib.contextmanager
-def adapted(model: Any, computed: torch.dtype) -> Iterator[bool]:
-    """While the block runs, plain LoRA layers of ``model`` compute as `_Adapted` does.
+def lean(model: Any, computed: torch.dtype) -> bool:
+    """Let plain LoRA layers of ``model`` compute as `_Adapted` does, for as long as they are there.
 
     Args:
-        model: a PEFT model, or any other, which is left alone.
+        model: a model with PEFT's layers in it, or any other, which is left alone.
         computed: the precision of the base's weights.
 
-    Yields:
+    Returns:
         Whether every adapter is such a layer: nothing else then needs autocast to compute in ``computed``.
     """
     layers = [m for m in model.modules() if isinstance(m, peft.tuners.tuners_utils.BaseTunerLayer)]
     plain = [m for m in layers if _is_plain(m, computed)]
     for layer in plain:
         layer.forward = _forward(layer)
-    try:
-        yield bool(layers) and len(plain) == len(layers)
-    finally:
-        for layer in plain:
-            del layer.forward
+    return bool(layers) and len(plain) == len(layers)
 
 
 def _is_plain(layer: Any, computed: torch.dtype) -> bool:
@@ -78,7 +71,7 @@ def _is_plain(layer: Any, computed: torch.dtype) -> bool:
         and not any(p.requires_grad for p in layer.base_layer.parameters())
         and layer.lora_A[name].bias is None
         and layer.lora_B[name].bias is None
-        and isinstance(layer.lora_dropout[name], torch.nn.Identity)
+        and (isinstance(layer.lora_dropout[name], torch.nn.Identity) or not layer.training)
     )
 
 
