@@ -9,6 +9,10 @@ from types import ModuleType
 class ThriftuneError(Exception):
     """Anything a user can mend; the command line prints it in one line and exits 2."""
 
+    def __str__(self) -> str:
+        # What files and servers put into a message could hold line ends, half characters or rewrite the terminal.
+        return "".join(c if c.isprintable() or c == "\u00a0" else ascii(c)[1:-1] for c in super().__str__())
+
 
 class ConfigError(ThriftuneError):
     """A flag or a TOML key is unknown or has an impossible value."""

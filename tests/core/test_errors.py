@@ -36,3 +36,9 @@ def test_a_package_that_fails_inside_is_not_called_missing(tmp_path: Path, monke
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_thing_either"):
         errors.require("broken_inside", command="x", install="broken_inside")
+
+
+def test_a_message_never_holds_control_characters() -> None:
+    error = errors.ThriftuneError("column 'a\x1b[2J\nb' of \ud800: rename it\u00a0%")
+    assert str(error) == "column 'a\\x1b[2J\\nb' of \\ud800: rename it\u00a0%"
+    str(error).encode()

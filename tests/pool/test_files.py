@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from thriftune.errors import PoolError
+from thriftune.pool import json_rows
 from thriftune.pool import rows as rows_module
 from thriftune.pool.files import format_of, read_file
+from thriftune.pool.read import find_sources
 from thriftune.pool.rows import Reject, Row
 
 ROWS = [
@@ -196,7 +199,7 @@ def test_json_may_be_lines_an_array_or_a_wrapped_array(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ['[{"prompt": "a"},\n {"prompt" "b"}]', '{"a": 1,\n "b": ', "[" * 100_000])
 def test_a_broken_json_document(tmp_path: Path, text: str) -> None:
-    with pytest.raises(PoolError, match=r"a\.json is (neither a JSON array nor JSON lines|not usable JSON)"):
+    with pytest.raises(PoolError, match=r"a\.json(:2: neither a JSON array nor JSON lines| is nested too deeply)"):
         read(put(tmp_path / "a.json", text))
 
 
@@ -293,3 +296,42 @@ def test_damaged_files_give_rows_rejects_or_a_pool_error(
     except PoolError as error:
         message = str(error)
     assert name in message
+
+
+def test_a_gzip_bomb_is_refused_early(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb", compresslevel=9) as handle:
+        for _ in range(24):
+            handle.write(b"\n" * (1 << 20))
+    with pytest.raises(PoolError, match=r"a\.jsonl\.gz unpacks to more than 300 times its size"):
+        read(tmp_path / "a.jsonl.gz")
+
+
+def test_a_json_document_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_rows, "LONGEST_DOCUMENT", 1000)
+    with pytest.raises(PoolError, match=r"write one object a line, e\.g\. with: jq"):
+        read(put(tmp_path / "a.json", json.dumps([{"prompt": "x" * 2000}])))
+
+
+def test_a_broken_line_is_named_by_its_own_number(tmp_path: Path) -> None:
+    (_, reject) = read(put(tmp_path / "a.jsonl", '{"prompt": "a"}\n{"prompt": }\n'))
+    assert isinstance(reject, Reject)
+    assert (reject.line, reject.detail) == (2, "Expecting value, column 12")
+
+
+def test_a_header_with_very_many_repetitions(tmp_path: Path) -> None:
+    with pytest.raises(PoolError, match="names 'c0' and 4,999 more twice") as caught:
+        read(put(tmp_path / "a.csv", ",".join(f"c{i % 5000}" for i in range(10_000)) + "\n"))
+    assert len(str(caught.value)) < 300
+
+
+def test_a_directory_with_a_pipe_and_a_link_to_itself(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", '{"prompt": "a"}\n')
+    os.mkfifo(tmp_path / "pipe.jsonl")  # reading it would wait for ever
+    (tmp_path / "up").symlink_to(tmp_path)
+    assert [s.name for s in find_sources([tmp_path])] == [str(tmp_path / "a.jsonl")]
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    for name in ("x" * 300 + ".jsonl", "a\x00b.jsonl"):
+        with pytest.raises(PoolError, match="check"):
+            find_sources([name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from typing import Annotated
@@ -30,6 +32,8 @@ from thriftune.cli import (
 from thriftune.errors import ThriftuneError
 
 _STOPPED = 130
+# Not bugs: the place that was to be written, not what was to be written there.
+_PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 app = typer.Typer(
     help="Choose which prompts to annotate, so that fine-tuning a language model costs fewer annotations.",
@@ -78,6 +82,9 @@ def main() -> None:
     """Run the command line; exits 2 with one line for an error the user can mend, 130 when stopped."""
     # Before torch loads OpenMP: threads that spin while they wait starve each other on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Names of files and texts of prompts may hold what the terminal's encoding lacks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             app()
@@ -95,6 +102,16 @@ def main() -> None:
         # The reader of our output (head, less) left; not an error, and nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in _PLACES:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"thriftune: {where}{os.strerror(error.errno)}: see that there is room and that it can be written; what "
+            "was finished is kept, the same command continues",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ class _Text:
     def __iter__(self) -> Iterator[str]:
         for line in self.source:
             if line.cut:
-                raise PoolError(f"{self.path}:{line.number}: more than {LONGEST_LINE >> 20} MiB on a line: not CSV")
+                raise PoolError(
+                    f"{self.path}:{line.number}: a line of more than {LONGEST_LINE >> 20} MiB: check that it is CSV"
+                )
             self.number = line.number
             # Bytes that are not UTF-8 travel as lone surrogates, to be found in the row where they are.
             self.record.append(line.data.decode("utf-8", "surrogateescape"))
@@ -54,8 +57,10 @@ def read_csv(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Rejec
             return
         except csv.Error as error:
             if header is None:
-                raise PoolError(f"{path}:{first}: the header is not CSV ({error})") from None
-            yield Reject(first, "broken CSV", str(error), text.raw())
+                raise PoolError(
+                    f"{path}:{first}: the header is not CSV ({_fault(error)}): save the file anew"
+                ) from None
+            yield Reject(first, "broken CSV", _fault(error), text.raw())
         else:
             if fields and header is None:
                 header = _header([f.strip() for f in fields], path, first)
@@ -63,6 +68,10 @@ def read_csv(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Rejec
                 yield _row(first, fields, header, text)
         first = text.number + 1
         text.record.clear()
+
+
+def _fault(error: csv.Error) -> str:
+    return str(error).partition(" - ")[0]  # what follows is advice to programmers
 
 
 def _put_back(line: str, rest: Iterator[str]) -> Iterator[str]:
@@ -83,9 +92,10 @@ def _row(first: int, fields: list[str], header: list[str], text: _Text) -> Row |
 def _header(names: list[str], path: Path, line: int) -> list[str]:
     if not _encodable(names):
         raise PoolError(f"{path}:{line}: the header is not UTF-8: convert the file, e.g. with iconv")
-    repeated = sorted({n for n in names if names.count(n) > 1})
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise PoolError(f"{path}:{line}: the header names {', '.join(map(repr, repeated))} twice: rename the columns")
+        more = f" and {len(repeated) - 1:,} more" if len(repeated) > 1 else ""
+        raise PoolError(f"{path}:{line}: the header names {repeated[0]!r}{more} twice: rename the columns")
     return names
 
 

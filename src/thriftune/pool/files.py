@@ -12,7 +12,7 @@ import io
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -32,6 +32,8 @@ FORMATS = {
 }
 _COMPRESSED = (".gz", ".zst", ".zstd")
 _CHUNK, _SMALL_CHUNK = 1 << 18, 1 << 14
+# What a small file unpacks to is read whatever it is; beyond, text grows by a factor of 3 to 50.
+_HARMLESS, _MOST_GROWTH = 1 << 24, 300
 
 
 def format_of(path: Path) -> str | None:
@@ -82,7 +84,7 @@ class _Metered(io.RawIOBase):
     """A file that reports how many of its bytes were read."""
 
     def __init__(self, handle: IO[bytes], meter: Meter) -> None:
-        self.handle, self.meter = handle, meter
+        self.handle, self.meter, self.size = handle, meter, 0
 
     def readable(self) -> bool:
         return True
@@ -91,6 +93,28 @@ class _Metered(io.RawIOBase):
         data = self.handle.read(len(buffer))
         buffer[: len(data)] = data
         self.meter(len(data))
+        self.size += len(data)
+        return len(data)
+
+
+class _Unpacked(io.RawIOBase):
+    """The bytes of a compressed file, which is refused when it grows as no text does."""
+
+    def __init__(self, path: Path, packed: _Metered, read: Callable[[int], bytes]) -> None:
+        self.path, self.packed, self.read_some, self.size = path, packed, read, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read_some(len(buffer))
+        buffer[: len(data)] = data
+        self.size += len(data)
+        if self.size > _HARMLESS and self.size > _MOST_GROWTH * self.packed.size:
+            raise PoolError(
+                f"{self.path} unpacks to more than {_MOST_GROWTH} times its size, as no text does: if it is what you "
+                "mean, unpack it and give the unpacked file"
+            )
         return len(data)
 
 
@@ -110,12 +134,15 @@ def _opened(path: Path, meter: Meter) -> Iterator[io.BufferedReader[Any]]:
 
     compression = _compression(path)
     with path.open("rb") as handle:
-        raw = io.BufferedReader(_Metered(handle, meter), _CHUNK)
+        metered = _Metered(handle, meter)
+        raw = io.BufferedReader(metered, _SMALL_CHUNK if compression else _CHUNK)
+        # Small pieces: of a truncated file the piece being read is lost, and with it its lines.
         if compression == "gzip":
-            # Not buffered again: of a truncated file the buffer being filled is lost, and with it its lines.
-            yield cast(Any, gzip.GzipFile(fileobj=cast(Any, raw)))
+            unpacked = _Unpacked(path, metered, gzip.GzipFile(fileobj=cast(Any, raw)).read1)
+            yield io.BufferedReader(unpacked, _SMALL_CHUNK)
         elif compression == "zstd":
-            yield io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), _SMALL_CHUNK)
+            unpacked = _Unpacked(path, metered, pa.CompressedInputStream(raw, "zstd").read)
+            yield io.BufferedReader(unpacked, _SMALL_CHUNK)
         else:
             yield raw
 

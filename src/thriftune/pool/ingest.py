@@ -14,7 +14,7 @@ from thriftune.config import InitConfig
 from thriftune.errors import PoolError
 from thriftune.pool.deduplicate import NearDuplicates
 from thriftune.pool.identify import digest, digest_turns
-from thriftune.pool.layouts import NO_COLUMN, SAMPLE, Draft, Layout, as_json
+from thriftune.pool.layouts import NO_COLUMN, SAMPLE, Draft, Layout, as_json, listed
 from thriftune.pool.read import Source, read_source
 from thriftune.pool.rows import Reject, Row
 from thriftune.pool.turns import Unusable, readable
@@ -149,7 +149,10 @@ def _ingest_source(source: Source, config: InitConfig, pool: Ingested, batch: _B
         summary.understood = "no rows"
         for item in first:
             if isinstance(item, Reject):
-                raise PoolError(f"{source.name}: no row is readable; line {item.line}: {item.reason} ({item.detail})")
+                raise PoolError(
+                    f"{source.name}:{item.line}: {item.reason} ({item.detail}), and no row before or after it is "
+                    "readable: check that the file is what its name says"
+                )
         return None
     layout = Layout(rows, config, source.name)
     for item in itertools.chain(first, items):
@@ -163,7 +166,9 @@ def _ingest_source(source: Source, config: InitConfig, pool: Ingested, batch: _B
     if not summary.prompts:
         reasons = "; ".join(f"{reason}: {places[0]}" for reason, places in pool.rejects.examples.items())
         hint = f" (--id-column {NO_COLUMN} makes ids from the content)" if "duplicate id" in reasons else ""
-        raise PoolError(f"{source.name}: none of its {summary.rejected:,} rows is usable: {reasons}{hint}")
+        raise PoolError(
+            f"{source.name}: none of its {summary.rejected:,} rows is usable: {reasons}{hint}: mend the file"
+        )
     return layout
 
 
@@ -231,13 +236,18 @@ class _Batch:
 
 def _check(pool: Ingested, config: InitConfig, layouts: list[Layout]) -> None:
     if not layouts:
-        raise PoolError(f"no prompts: {', '.join(s.name for s in pool.sources)} without a row")
+        raise PoolError(f"no row in {', '.join(s.name for s in pool.sources)}: give files that hold prompts")
     for option in ("response", "task", "id"):
         columns = [getattr(layout, option) for layout in layouts]
         if not any(column.seen for column in columns):
-            there = ", ".join(dict.fromkeys(c for layout in layouts for c in layout.columns))
-            raise PoolError(f"no row has the column {columns[0].name!r} of --{option}-column (columns: {there})")
+            there = listed(dict.fromkeys(c for layout in layouts for c in layout.columns))
+            raise PoolError(
+                f"no row has the column {columns[0].name!r} of --{option}-column (columns: {there}): name one of these"
+            )
     if config.strict and pool.rejects.counts:
         places = "; ".join(f"{reason}: {', '.join(p)}" for reason, p in pool.rejects.examples.items())
         total = pool.rejects.counts.total()
-        raise PoolError(f"{total:,} unusable rows, and --strict allows none; nothing was written. {places}")
+        raise PoolError(
+            f"{total:,} unusable rows, and --strict allows none; nothing was written: {places}; mend them, or leave "
+            "--strict out"
+        )

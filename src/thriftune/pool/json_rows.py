@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from thriftune.errors import PoolError
-from thriftune.pool.rows import LONGEST_LINE, Line, Reject, Row, lines, shown, skip_mark
+from thriftune.pool.rows import LONGEST_DOCUMENT, LONGEST_LINE, Line, Reject, Row, lines, shown, skip_mark
 
 
 def read_json(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Reject]:
@@ -30,7 +30,13 @@ def read_json(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Reje
     if filled and filled[0].data.lstrip()[:1] in opening and not (len(filled) == 2 and _is_value(filled[0].data)):
         if any(a.cut for a in ahead):
             raise PoolError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB: write one object a line")
-        yield from _document(b"".join(a.data for a in ahead) + stream.read(), path)
+        data = b"".join(a.data for a in ahead) + stream.read(LONGEST_DOCUMENT)
+        if len(data) > LONGEST_DOCUMENT:
+            raise PoolError(
+                f"{path} is a JSON document of more than {LONGEST_DOCUMENT >> 20:,} MiB: write one object a line, e.g. "
+                f"with: jq -c '.[]' {path} > NEW.jsonl"
+            )
+        yield from _document(data, path)
         return
     for line in itertools.chain(ahead, _renumbered(stream, len(ahead))):
         if line.cut:
@@ -51,8 +57,11 @@ def _is_value(data: bytes) -> bool:
     return True
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _fault(error: ValueError) -> str:
+    """What is wrong, without the line, which is named before it."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg.removesuffix(' at')}, column {error.colno}"
+    return str(error).partition(";")[0]  # an integer of thousands of digits
 
 
 def _parsed(line: Line) -> Row | Reject:
@@ -64,7 +73,7 @@ def _parsed(line: Line) -> Row | Reject:
     except RecursionError:
         return Reject(number, "broken JSON", "nested too deeply", shown(data))
     except ValueError as error:
-        return Reject(number, "broken JSON", _first_line(error), shown(data))
+        return Reject(number, "broken JSON", _fault(error), shown(data))
     if not isinstance(value, dict):
         return Reject(number, "not an object", f"a JSON {_json_type(value)}", value)
     return Row(number, value)
@@ -81,9 +90,12 @@ def _document(data: bytes, path: Path) -> Iterator[Row | Reject]:
     except UnicodeDecodeError as error:
         raise PoolError(f"{path} is not UTF-8 (byte {error.start + 1}): convert it, e.g. with iconv") from None
     except RecursionError:
-        raise PoolError(f"{path} is not usable JSON: nested too deeply") from None
+        raise PoolError(f"{path} is nested too deeply: give a JSON array of objects, or an object a line") from None
     except ValueError as error:
-        raise PoolError(f"{path} is neither a JSON array nor JSON lines: {_first_line(error)}") from None
+        where = f"{path}:{getattr(error, 'lineno', 1)}"
+        raise PoolError(
+            f"{where}: neither a JSON array nor JSON lines ({_fault(error)}): mend the file there"
+        ) from None
     if isinstance(document, dict):
         document = _wrapped(document)
     for number, value in enumerate(document, 1):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from thriftune.pool.turns import Unusable, as_list, read_turns, turn_keys
 from thriftune.types import Message
 
 SAMPLE = 100  # rows that settle the prompt's columns
+_LISTED = 20  # columns named in a message
 NO_COLUMN = "none"  # given as a column's name: do not look for one
 
 _CONVERSATIONS = ("messages", "conversations", "conversation", "chat", "prompt")
@@ -59,9 +60,7 @@ class Layout:
             wanted = (
                 f"no column {config.prompt_column!r}" if config.prompt_column else "no column that can be the prompt"
             )
-            raise PoolError(
-                f"{source}: {wanted} (columns: {', '.join(self.columns) or 'none'}): name it with --prompt-column"
-            )
+            raise PoolError(f"{source}: {wanted} (columns: {listed(self.columns)}): name it with --prompt-column")
         self.companions: tuple[str, ...] = ()
         if config.prompt_column is None:
             wanted_too = _COMPANIONS.get(self.prompts[-1], ())
@@ -176,6 +175,14 @@ def _prompt_columns(sample: list[dict[str, Any]], columns: list[str]) -> list[st
         texts.insert(0, "instruction")
     text = _first(tuple(t for t in texts if t != turns), lambda c: _any(sample, c, _is_text))
     return [c for c in (turns, text) if c]
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Names of columns for a message; the first of them, where there are very many."""
+    names = [c if len(c) <= 40 else c[:37] + "..." for c in columns]
+    return (
+        ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else "") or "none"
+    )
 
 
 def _first(names: tuple[str, ...], fits: Callable[[str], bool]) -> str | None:

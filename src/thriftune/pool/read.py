@@ -42,38 +42,46 @@ def find_sources(given: Sequence[str | Path]) -> list[Source]:
     found: list[Source] = []
     for each in given:
         name = os.fspath(each)
-        path = Path(name).expanduser()
-        if path.is_dir():
-            files = sorted(_files_below(path))
-            if not files:
-                raise PoolError(f"{path} holds no jsonl, json, csv, tsv or parquet file")
-            found.extend(Source(str(f), f) for f in files)
-        elif path.exists():
-            if format_of(path) is None or not path.is_file():
-                raise PoolError(f"{path}: cannot tell its format: name it {', '.join(FORMATS)} (each also .gz or .zst)")
-            found.append(Source(str(path), path))
-        elif hub.looks_like_id(name) and format_of(path) is None:
-            found.append(Source(name, None))
-        else:
-            raise PoolError(f"{name}: no such file, and no hub dataset id either (those are written owner/name)")
+        try:
+            found.extend(_sources(name))
+        except (OSError, ValueError) as error:  # not to be listed, too long, a NUL in it
+            raise PoolError(f"{name}: {getattr(error, 'strerror', error)}: check the path") from None
     seen: set[Path | str] = set()
     for source in found:
         key = source.name if source.path is None else source.path.resolve()
         if key in seen:
-            raise PoolError(f"{source.name} is given twice: its prompts would all be duplicates")
+            raise PoolError(f"{source.name} is given twice, its prompts would all be duplicates: give it once")
         seen.add(key)
     return found
 
 
-def _files_below(directory: Path) -> Iterator[Path]:
-    if (directory / "study.json").exists():
-        return
+def _sources(name: str) -> list[Source]:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        files = sorted(_files_below(path, set()))
+        if not files:
+            raise PoolError(f"{path} holds no jsonl, json, csv, tsv or parquet file: name one, or another directory")
+        return [Source(str(f), f) for f in files]
+    if path.exists():
+        if format_of(path) is None or not path.is_file():
+            raise PoolError(f"{path}: cannot tell its format: name it {', '.join(FORMATS)} (each also .gz or .zst)")
+        return [Source(str(path), path)]
+    if hub.looks_like_id(name) and format_of(path) is None:
+        return [Source(name, None)]
+    raise PoolError(f"{name}: no such file, and no hub dataset id either: check it (ids are written owner/name)")
+
+
+def _files_below(directory: Path, seen: set[Path]) -> Iterator[Path]:
+    place = directory.resolve()
+    if place in seen or (directory / "study.json").exists():
+        return  # a link can lead back up
+    seen.add(place)
     for entry in directory.iterdir():
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _files_below(entry)
-        elif format_of(entry):
+            yield from _files_below(entry, seen)
+        elif format_of(entry) and entry.is_file():  # a pipe would wait for its writer
             yield entry
 
 

@@ -11,6 +11,7 @@ from thriftune.errors import PoolError
 
 # A longer line is damage or another format, and would undo the promise of bounded memory.
 LONGEST_LINE = 64 << 20
+LONGEST_DOCUMENT = 1 << 30  # JSON that is not lines is held in memory
 _KEPT_OF_RAW = 1 << 20
 
 Meter = Callable[[float], None]

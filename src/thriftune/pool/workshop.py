@@ -80,9 +80,12 @@ def _build_inside(path: Path) -> Iterator[Path]:
             with (workshop / name).open("rb+") as handle:
                 os.fsync(handle.fileno())
         for name in names:
+            if name == "study.json":  # it must not outlive a power failure that the others do not
+                sync_directory(path)
             moved.append(path / name)
             (workshop / name).rename(path / name)
         sync_directory(path)
+        sync_directory(path.absolute().parent)
     except BaseException:
         for file in moved:
             file.unlink(missing_ok=True)
