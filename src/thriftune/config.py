@@ -59,7 +59,11 @@ class SelectConfig(_Settings):
     """``[select]``: which prompts to annotate."""
 
     strategy: str | None = None
-    budget: str = Field(pattern=r"^\d+(\.\d+)?%?$", description="a number of prompts, or a percentage of the pool")
+    budget: Annotated[str, Field(pattern=r"^\d+(\.\d+)?%?$")] | None = Field(
+        None, description="a number of prompts, or a percentage of the pool"
+    )
+    costs: str | None = None
+    budget_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     run: str | None = None
     name: str | None = None
@@ -72,6 +76,16 @@ class SelectConfig(_Settings):
     @classmethod
     def _number(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> SelectConfig:
+        if self.budget is None and self.budget_cost is None:
+            raise ValueError("budget is missing: give --budget, or --costs and --budget-cost")
+        if self.budget is not None and self.budget_cost is not None:
+            raise ValueError("both --budget and --budget-cost are given: give one of them")
+        if (self.costs is None) != (self.budget_cost is None):
+            raise ValueError("--costs and --budget-cost go together: give both, or neither")
+        return self
 
 
 class AnnotateConfig(_Settings):
@@ -163,6 +177,7 @@ class BenchConfig(_Settings):
     finetune: FinetuneConfig = FinetuneConfig()
     keep_adapters: bool = False
     jobs: Annotated[int, Field(ge=1)] = 1
+    ray: str | None = None
     name: str = "bench"
 
     @field_validator("strategies", "budgets", mode="before")
@@ -275,4 +290,5 @@ def _describe(error: Any, section: str) -> str:
         return f"unknown setting {key!r} in [{section}]"
     if error["type"] == "missing":
         return f"{key} is missing: give --{key.replace('_', '-')}"
-    return f"{key}={error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}={error['input']!r}: {message}" if key else str(message)

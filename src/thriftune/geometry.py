@@ -18,13 +18,14 @@ HIDDEN_STATES: Transform = "centre_l2"
 _BLOCK = 4096
 
 
-def transform(embeddings: FloatArray, how: Transform) -> FloatArray:
-    """Embeddings as distances should see them; never changes the input.
+def transform(embeddings: FloatArray, how: Transform, *, overwrite: bool = False) -> FloatArray:
+    """Embeddings as distances should see them.
 
     Args:
         embeddings: (n, d) float.
         how: ``none``; ``l2`` (unit length); ``centre_l2`` (mean subtracted, then unit length); ``whiten`` (mean
             subtracted, principal components scaled to unit variance, then unit length). Vectors of length zero stay.
+        overwrite: work in ``embeddings`` itself, float32 in C order, instead of a copy.
 
     Returns:
         (n, d) float32; for ``whiten`` (n, r) with the r components that have variance.
@@ -34,7 +35,7 @@ def transform(embeddings: FloatArray, how: Transform) -> FloatArray:
     """
     if how not in TRANSFORMS:
         raise StrategyError(f"unknown transform {how!r}: choose one of {', '.join(TRANSFORMS)}")
-    x = np.array(embeddings, np.float32, order="C")
+    x = embeddings if overwrite else np.array(embeddings, np.float32, order="C")
     if how == "none":
         return x
     if how != "l2":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import platform
 import re
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,20 +145,29 @@ class Study:
             wait: seconds to wait for another process to let go.
 
         Raises:
-            StudyError: another process holds it.
+            StudyError: another process holds it; which one, it says.
         """
         from filelock import FileLock, Timeout
 
         held = FileLock(self.path / f".{check_name(stage, 'stage')}.lock", timeout=wait)
+        note = self.path / f".{stage}.holder"
         try:
             held.acquire()
         except Timeout:
+            who = ""
+            with contextlib.suppress(OSError):
+                who = f" ({note.read_text(encoding='utf-8')})"
             raise StudyError(
-                f"another process is at work on {stage} of {self.path}: wait for it to end, then run this again"
+                f"another process is at work on {stage} of {self.path}{who}: wait for it to end, then run this again"
             ) from None
         try:
+            with contextlib.suppress(OSError):
+                since = datetime.now(UTC).isoformat(timespec="seconds")
+                note.write_text(f"process {os.getpid()} on {platform.node()}, since {since}", encoding="utf-8")
             yield
         finally:
+            with contextlib.suppress(OSError):
+                note.unlink()
             held.release()
 
     # --- pool -------------------------------------------------------------------------------------------------------
@@ -258,11 +270,23 @@ class Study:
         """The table of a finished score run, rows in pool order."""
         return read_table(self.score_directory(self.score_run(run)) / "scores.parquet", columns)
 
-    def embeddings(self, run: str | None = None) -> FloatArray:
-        """(n, d) float32 embeddings of a finished score run, rows in pool order.
+    def _score_columns(self, run: str) -> list[str]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-        They are stored as float16 of each vector over its largest magnitude, which middle layers need (their
-        activations overflow float16), and are multiplied back here.
+        there = set(SCORE_COLUMNS)
+        with contextlib.suppress(pa.ArrowInvalid, OSError):  # whoever reads the table says what is wrong with it
+            there &= set(pq.read_schema(self.score_directory(run) / "scores.parquet").names)
+        return [column for column in SCORE_COLUMNS if column in there]
+
+    def stored_embeddings(self, run: str | None = None) -> tuple[FloatArray, FloatArray]:
+        """Embeddings of a finished score run as they lie on disk, rows in pool order.
+
+        They are stored as float16 of each vector over its largest magnitude, which middle layers need: their
+        activations overflow float16.
+
+        Returns:
+            (n, d) float16, memory-mapped, and (n,) float32 to multiply each row by.
         """
         name = self.score_run(run)
         file = self.score_directory(name) / "embeddings.npy"
@@ -272,6 +296,11 @@ class Study:
         scale = self.scores(name, ["embedding_scale"])["embedding_scale"].to_numpy()
         if stored.shape[0] != len(scale):
             raise StudyError(f"{file} has {stored.shape[0]} rows for {len(scale)} prompts: rerun thriftune score")
+        return stored, scale
+
+    def embeddings(self, run: str | None = None) -> FloatArray:
+        """(n, d) float32 embeddings of a finished score run, rows in pool order."""
+        stored, scale = self.stored_embeddings(run)
         full = np.empty(stored.shape, np.float32)
         for start in range(0, len(full), 65536):
             block = slice(start, start + 65536)
@@ -319,13 +348,13 @@ class Study:
         if run is None and not self.score_runs():
             return Candidates(lengths=table["n_chars"].to_numpy(), **common)
         name = self.score_run(run)
-        scores = self.scores(name)
+        scores = self.scores(name, ["id", "n_prompt_tokens", *self._score_columns(name)])
         if scores["id"].to_pylist() != ids.tolist():
             raise StudyError(f"score run {name!r} belongs to another pool: rerun: thriftune score {self.path}")
         vectors = embeddings and (self.score_directory(name) / "embeddings.npy").exists()
         return Candidates(
             embeddings=self.embeddings(name) if vectors else None,
-            scores={c: scores[c].to_numpy() for c in SCORE_COLUMNS if c in scores.column_names},
+            scores={c: scores[c].to_numpy() for c in scores.column_names[2:]},
             lengths=scores["n_prompt_tokens"].to_numpy(),
             **common,
         )

@@ -33,9 +33,19 @@ registry.discover.cache_clear()
 
 @pytest.fixture
 def make_study(tmp_path: Path) -> Callable[..., Study]:
-    """A function that writes a study of n prompts: three tasks, lengths 1..n, one text twice, a score run or none."""
+    """A function that writes a study of n prompts: three tasks, lengths 1..n, one text twice, a score run or none.
 
-    def make(n: int = 60, *, scored: bool = True, tasks: bool = True, d: int = 4) -> Study:
+    ``meta`` makes each prompt's other columns.
+    """
+
+    def make(
+        n: int = 60,
+        *,
+        scored: bool = True,
+        tasks: bool = True,
+        d: int = 4,
+        meta: Callable[[int], dict[str, object]] | None = None,
+    ) -> Study:
         import pyarrow as pa
 
         from thriftune.artifacts import write_table
@@ -57,6 +67,9 @@ def make_study(tmp_path: Path) -> Callable[..., Study]:
                 "group": group,
                 "near_group": near,
                 "n_chars": pa.array(np.arange(1, n + 1) * 10, pa.int32()),
+                "source": ["pool.csv"] * n,
+                "line": np.arange(2, n + 2),
+                "meta": pa.array([json.dumps(meta(i)) if meta else None for i in range(n)], pa.string()),
             }
         )
         write_table(directory / "pool.parquet", pool, {})

@@ -29,9 +29,9 @@ def test_shares_by_task() -> None:
 
 
 def test_clusters_touched_beside_what_random_would_touch() -> None:
-    labels = np.array([0, 0, 0, 1, 1, 2])
-    annotated = np.array([0, 0, 0, 0, 0, 1], bool)
-    found = describe.touched_clusters(labels, np.array([0, 3]), annotated)
+    # Labels of the prompts that are free; the third cluster holds only an annotated one.
+    labels = np.array([0, 0, 0, 1, 1])
+    found = describe.touched_clusters(labels, np.array([0, 1]), 5)
     # Of the ten pairs of free prompts six touch both clusters, four only one.
     assert found == {"clusters": 2, "touched": 2, "random": 1.6}
 

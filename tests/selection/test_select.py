@@ -116,7 +116,7 @@ def test_a_share_counts_the_whole_pool() -> None:
         ({"embeddings": GRID, "strategy": "zzz"}, "unknown strategy 'zzz': there are cluster_margin, d_optimal"),
         ({"embeddings": GRID, "transform": "pca"}, "unknown transform 'pca': choose one of none, l2"),
         ({"embeddings": GRID, "strategy": "random", "transform": "l2"}, "random reads no embeddings"),
-        ({"embeddings": GRID, "costs": np.ones(5)}, "facility_location takes no costs and would ignore them"),
+        ({"embeddings": GRID, "strategy": "k_center", "costs": np.ones(5)}, "k_center takes no costs and would ignore"),
         ({"embeddings": GRID, "weights": -np.ones(5)}, "weights go from -1.0 to -1.0"),
         ({"embeddings": GRID, "seed": -1}, "seed is -1"),
         ({"embeddings": GRID, "seed": 0.5}, "seed is 0.5"),

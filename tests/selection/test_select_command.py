@@ -53,6 +53,30 @@ def test_parameters_and_certificate(make_study: Callable[..., Study]) -> None:
     assert study.selection("mine")[2]["params"]["start"] == "random"
 
 
+def test_costs_and_a_budget_in_their_unit(make_study: Callable[..., Study], tmp_path: Path) -> None:
+    study = make_study(meta=lambda i: {"price": 1 + i / 4})
+    out = " ".join(run(select.command, study.path, "--costs", "price", "--budget-cost", 40).split())
+    assert "No --strategy was given: facility_location is taken" in out
+    selection, _, record = study.selection("facility_location-cost40")
+    spent = sum(1 + int(i[1:]) / 4 for i in selection)
+    assert record["notes"]["cost"] == spent <= 40
+    assert record["params"]["costs"] == "price"
+    assert record["params"]["budget_cost"] == 40
+    assert record["budget"] == len(selection)
+    assert f"facility_location chose {len(selection)} of 60 prompts for {spent:g} of 40 in" in out
+    assert "of what the best picks that 40 buys could add to how well the pool is represented" in out
+    again = run(select.command, study.path, "--strategy", "facility_location", "--costs", "price", "--budget-cost", 40)
+    assert "facility_location-cost40" in again
+    other = ("--strategy", "facility_location", "--costs", "n_chars", "--budget-cost", 40)
+    result = invoke(select.command, study.path, *other)
+    assert isinstance(result.exception, StrategyError)
+    assert "'facility_location-cost40' exists with other settings (params" in str(result.exception)
+    toml = tmp_path / "select.toml"
+    toml.write_text('[select]\nstrategy = "facility_location"\ncosts = "n_chars"\nbudget_cost = 900.5\n')
+    run(select.command, study.path, "--config", toml)
+    assert study.selections() == ["facility_location-cost40", "facility_location-cost900.5"]
+
+
 def test_toml_and_flags(make_study: Callable[..., Study], tmp_path: Path) -> None:
     study = make_study()
     toml = tmp_path / "select.toml"

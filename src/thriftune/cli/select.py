@@ -17,6 +17,15 @@ def command(
     budget: Annotated[
         str | None, typer.Option(metavar="N|P%", help="How many prompts, or a share of the pool.")
     ] = None,
+    costs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="What each prompt costs: a number column of the pool file, or n_prompt_tokens."
+        ),
+    ] = None,
+    budget_cost: Annotated[
+        float | None, typer.Option(metavar="C", help="With --costs: what the picks may cost together, for --budget.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of randomised strategies [0].")] = None,
     param: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the strategy; repeatable.")
@@ -49,6 +58,8 @@ def command(
     flags = {
         "strategy": strategy,
         "budget": budget,
+        "costs": costs,
+        "budget_cost": budget_cost,
         "seed": seed,
         "params": parse(param) if param else None,
         "name": name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from thriftune.errors import StrategyError
 from thriftune.selection.registry import COLUMNS, Strategy
 from thriftune.types import Candidates, FloatArray, ObjectArray
 
-_BLOCK = 65536
+_CELLS = 2**22
 
 
 def from_arrays(
@@ -162,24 +163,45 @@ def visible(candidates: Candidates, strategy: Strategy, params: Mapping[str, Any
     hidden: dict[str, Any] = {column: None for column in COLUMNS if column != "scores" and column not in declared}
     shown = replace(candidates, scores=scores, groups=None, **hidden)
     for name, values in scores.items():
-        _finite(values, f"score {name!r}", shown.ids)
-    for column in ("embeddings", "lengths", "costs", "weights"):
+        finite(values, f"score {name!r}", shown.ids)
+    for column in ("embeddings", "lengths", "weights"):
         values = getattr(shown, column)
         if values is not None:
-            _finite(values, column, shown.ids)
-    if shown.costs is not None and (shown.costs <= 0).any():
-        raise StrategyError(f"costs has {shown.costs.min()}: a price must be greater than 0")
+            finite(values, column, shown.ids)
+    if shown.costs is not None:
+        # What is annotated is not paid again.
+        free = np.flatnonzero(~shown.annotated)
+        finite(shown.costs[free], "costs", shown.ids[free])
+        wrong = free[shown.costs[free] <= 0]
+        if len(wrong):
+            row = wrong[0]
+            raise StrategyError(
+                f"costs of prompt {shown.ids[row]!r} is {shown.costs[row]:g}: a price must be greater than 0"
+            )
     if shown.weights is not None and ((shown.weights < 0).any() or not (shown.weights > 0).any()):
         raise StrategyError(f"weights go from {shown.weights.min()} to {shown.weights.max()}: give some > 0, none < 0")
     return shown
 
 
-def _finite(values: FloatArray, name: str, ids: ObjectArray) -> None:
+def finite(values: FloatArray, name: str, ids: ObjectArray) -> None:
+    """Refuse NaN and infinity.
+
+    Args:
+        values: (n, ...) numbers, perhaps memory-mapped; read in blocks.
+        name: of the column, for the message.
+        ids: (n,).
+
+    Raises:
+        StrategyError: naming the first prompt that holds one.
+    """
     limit = np.finfo(np.float32).max
-    for begin in range(0, len(values), _BLOCK):
-        block = values[begin : begin + _BLOCK]
-        # Beyond float32 counts as infinite: that is what distances are computed in.
-        good = np.isfinite(block) & (np.abs(block.astype(np.float64, copy=False)) <= limit)
+    step = max(1, _CELLS // max(1, math.prod(values.shape[1:])))
+    for begin in range(0, len(values), step):
+        block = values[begin : begin + step]
+        good = np.isfinite(block)
+        if block.dtype.kind != "f" or block.dtype.itemsize > 4:
+            # Beyond float32 counts as infinite: that is what distances are computed in.
+            good &= np.abs(block.astype(np.float64, copy=False)) <= limit
         if not good.all():
             row = begin + int(np.flatnonzero(~good.reshape(len(block), -1).all(axis=1))[0])
             seen = "NaN" if np.isnan(values[row]).any() else "infinity"

@@ -10,6 +10,7 @@ import numpy as np
 from thriftune import geometry
 from thriftune.selection import registry
 from thriftune.selection.scalar import expected_touched, spearman
+from thriftune.selection.vectors import clusters_of
 from thriftune.study import Study
 from thriftune.types import BoolArray, FloatArray, IntArray, ObjectArray, Selection
 
@@ -35,16 +36,16 @@ def describe(study: Study, selection: Selection, run: str | None) -> dict[str, A
         `touched_clusters`; ``cut``: shares of prompts beyond the context and of drafts stopped by the limit;
         ``score_length``: Spearman's correlation over the pool of the score that was ranked by with prompt length.
     """
-    candidates = study.candidates(run)
+    candidates = study.candidates(run, embeddings=False)
     rows = np.asarray(selection.rows, np.int64)
     summary: dict[str, Any] = {"picks": len(rows), "pool": len(candidates)}
     summary["tasks"] = None if candidates.tasks is None else share_by_task(candidates.tasks, rows)
     summary["clusters"] = None
-    if candidates.embeddings is not None:
+    if run is not None and (study.score_directory(run) / "embeddings.npy").exists():
         how = selection.params.get("transform", geometry.HIDDEN_STATES)
-        x = geometry.transform(candidates.embeddings, how)
-        labels = geometry.cluster(x, min(_CLUSTERS, max(2, len(rows))))
-        summary["clusters"] = touched_clusters(labels, rows, candidates.annotated)
+        sample, labels, picked = clusters_of(study, run, how, rows, min(_CLUSTERS, max(2, len(rows))))
+        free = ~candidates.annotated
+        summary["clusters"] = touched_clusters(labels[free[sample]], picked, int(free.sum()))
     assert candidates.lengths is not None
     summary["lengths"] = {"unit": "characters" if run is None else "tokens", **lengths(candidates.lengths, rows)}
     groups = study.pool(["group", "near_group"])
@@ -74,14 +75,20 @@ def share_by_task(tasks: ObjectArray, rows: IntArray) -> dict[str, Any]:
     return {"tasks": len(names), "touched": int((picks > 0).sum()), "table": table}
 
 
-def touched_clusters(labels: IntArray, rows: IntArray, annotated: BoolArray) -> dict[str, Any]:
-    """How many clusters (labels (n,)) the picks touch, and how many as many random picks would touch on average."""
-    sizes = np.bincount(labels[~annotated])
-    sizes = sizes[sizes > 0]
+def touched_clusters(labels: IntArray, picked: IntArray, free: int) -> dict[str, Any]:
+    """How many clusters the picks touch, and how many as many random picks would touch on average.
+
+    Args:
+        labels: (s,) of a sample of the ``free`` prompts that could be picked.
+        picked: (k,) of the picks.
+        free: how many there are.
+    """
+    sizes = np.bincount(labels)
+    sizes = np.ceil(sizes[sizes > 0] * (free / max(len(labels), 1))).astype(np.int64)
     return {
         "clusters": len(sizes),
-        "touched": len(np.unique(labels[rows])),
-        "random": round(expected_touched(sizes, len(rows)), 2),
+        "touched": len(np.unique(picked)),
+        "random": round(expected_touched(sizes, len(picked)), 2),
     }
 
 

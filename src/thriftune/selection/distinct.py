@@ -13,13 +13,19 @@ Ask = Callable[[Candidates, int, Mapping[str, IntArray], int], Picks]
 
 
 def distinct_first(
-    ask: Ask, candidates: Candidates, groups: IntArray, budget: int, named: Mapping[str, IntArray]
+    ask: Ask,
+    candidates: Candidates,
+    groups: IntArray,
+    budget: int,
+    named: Mapping[str, IntArray],
+    *,
+    once: bool = False,
 ) -> Picks:
     """Run a strategy on the distinct texts, then, only where the budget goes beyond them, on the remaining rows.
 
     The first part sees one row of each text that has no annotated row, and all annotated rows. The second part sees
     everything, with the first part's picks counted as annotated. Cut anywhere, the result of a prefix-closed strategy
-    is its result at the smaller budget.
+    is its result at the smaller budget. Where prompts have costs, the cheapest row stands for its text.
 
     Args:
         ask: runs the strategy.
@@ -27,12 +33,16 @@ def distinct_first(
         groups: (n,) rows with the same number are the same text.
         budget: how many to pick.
         named: parameters of the strategy that hold rows.
+        once: leave the second part out.
 
     Returns:
         Picks in rows of ``candidates``. The certificate speaks of the distinct texts, and is None beyond them.
     """
     n = len(candidates)
     _, first, text = np.unique(groups, return_index=True, return_inverse=True)
+    if candidates.costs is not None:
+        by_cost = np.lexsort((candidates.costs, text))
+        first = by_cost[np.searchsorted(text[by_cost], np.arange(len(first)))]
     has_answer = np.zeros(len(first), bool)
     has_answer[text[candidates.annotated]] = True
     kept = candidates.annotated.copy()
@@ -51,7 +61,7 @@ def distinct_first(
     answer = ask(candidates.take(rows), min(budget, distinct), {k: place[v] for k, v in named.items()}, 0)
     picked = rows[answer.rows]
     notes = {**answer.notes, "distinct_prompts": len(first)}
-    if answer.partial or budget <= distinct:
+    if answer.partial or budget <= distinct or once:
         return Picks(picked, answer.gains, answer.certificate, notes, answer.partial)
 
     annotated = candidates.annotated.copy()

@@ -27,14 +27,20 @@ def show_choice(chosen: Chosen, study: Study, console: Console) -> None:
     settings = ", ".join(
         [f"score run {chosen.run}"] * (chosen.run is not None)
         + [f"seed {selection.seed}"]
-        + [f"{key} {value}" for key, value in selection.params.items() if not isinstance(value, list)]
+        + [
+            f"{key} {value}"
+            for key, value in selection.params.items()
+            if not isinstance(value, list) and key != "budget_cost"
+        ]
     )
-    console.print(Text(f"{selection.strategy} chose {k:,} of {n:,} prompts in {chosen.seconds:.1f} s ({settings})"))
+    money = selection.params.get("budget_cost")
+    spent = "" if money is None else f" for {_sum(selection.notes['cost'])} of {_sum(money)}"
+    console.print(
+        Text(f"{selection.strategy} chose {k:,} of {n:,} prompts{spent} in {chosen.seconds:.1f} s ({settings})")
+    )
     if selection.partial:
-        console.print(
-            Text(f"Stopped after {k:,} of {selection.budget:,} picks; what was picked is kept, marked partial."),
-            style="bold",
-        )
+        after = f"{k:,} of {selection.budget:,} picks" if money is None else f"{k:,} picks"
+        console.print(Text(f"Stopped after {after}; what was picked is kept, marked partial."), style="bold")
     for table in (_tasks(summary), _coverage(summary)):
         if table is not None:
             console.print(table)
@@ -45,6 +51,11 @@ def show_choice(chosen: Chosen, study: Study, console: Console) -> None:
     console.print(Text(f"Wrote {chosen.file}"), soft_wrap=True)
     directory, name = shlex.quote(str(study.path)), shlex.quote(chosen.name)
     console.print(Text(f"Next: thriftune export {directory} --selection {name} --to csv {name}.csv"), soft_wrap=True)
+
+
+def _sum(money: float) -> str:
+    """An amount in its own unit, as short as it can be."""
+    return f"{money:,.2f}".rstrip("0").rstrip(".")
 
 
 def _table(*columns: str) -> Table:
@@ -100,8 +111,11 @@ def _certificate(certificate: Mapping[str, Any] | None, picks: int) -> list[str]
     kind = str(certificate.get("kind"))
     whole, kept = ("the pool", "") if not kind.startswith("filtered_") else ("what was kept", " of those kept")
     if kind.endswith("facility_location"):
+        best = f"the best {picks:,}{kept}"
+        if "budget_cost" in certificate:
+            best = f"the best picks that {_sum(certificate['budget_cost'])} buys"
         return [
-            f"Proven: these picks add {certificate['ratio']:.1%} or more of what the best {picks:,}{kept} could add to "
+            f"Proven: these picks add {certificate['ratio']:.1%} or more of what {best} could add to "
             f"how well {whole} is represented ({certificate['value']:,.1f} of at most {certificate['upper_bound']:,.1f}"
             + (", counting each prompt's nearest neighbours only)." if certificate["on_graph"] else ").")
         ]
@@ -153,6 +167,8 @@ def facts(strategy: Strategy) -> list[str]:
     lines = [f"needs: {needs_in_words(strategy)}"]
     if strategy.uses:
         lines.append(f"uses where given: {', '.join(strategy.uses)}")
+    if strategy.priced:
+        lines.append("goes by costs: `--costs COLUMN --budget-cost C` instead of `--budget`")
     if strategy.uses_tasks:
         lines.append("reads task labels: compare it with strategies that do, too")
     lines.append(f"randomised: {_flag(strategy.randomised)}")

@@ -29,6 +29,7 @@ _RESERVED = frozenset(
         *("transform", "at_least", "at_most"),
     )
 )
+_MONEY = "budget_cost"
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _PROMPTS = "rows of prompts"
 
@@ -57,6 +58,7 @@ class Strategy:
         parameters: its own, by name.
         prefix: whether a selection is, cut to any smaller budget, the selection at that budget; see `prefix_closed`.
         randomised: whether the seed matters; see `uses_seed`.
+        priced: whether it takes ``budget_cost``, what the picks may cost together, instead of their number.
         module: where it was defined.
     """
 
@@ -69,6 +71,7 @@ class Strategy:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     prefix: Prefix = False
     randomised: Randomised = False
+    priced: bool = False
     module: str = ""
 
     @property
@@ -138,7 +141,9 @@ def strategy(
 
     The function gets rows ``0..n-1`` of an immutable `Candidates` with the columns it declared, returns exactly
     ``budget`` distinct rows that are not annotated, in pick order, and breaks ties by the lower row. Its docstring's
-    first paragraph is shown to users: what it does, and when to use it.
+    first paragraph is shown to users: what it does, and when to use it. With a keyword ``budget_cost: float | None =
+    None`` it can be asked for as many picks as that much money buys instead: then ``candidates.costs`` are there, and
+    ``budget`` only says how many could be picked.
 
     Args:
         name: lower case, digits and underscores.
@@ -170,8 +175,11 @@ def strategy(
         if earlier is not None and (earlier.module, earlier.function.__qualname__) != (module, function.__qualname__):
             raise StrategyError(f"strategy name {name!r} is taken by {earlier.module}: choose another")
         parameters = _parameters(name, function)
+        priced = _MONEY in inspect.signature(function).parameters
+        if priced and "costs" not in (*needs, *uses):
+            raise StrategyError(f"strategy {name!r} takes {_MONEY} and not costs: add 'costs' to what it uses")
         _registered[name] = Strategy(
-            name, function, summary, source, tuple(needs), tuple(uses), parameters, prefix, randomised, module
+            name, function, summary, source, tuple(needs), tuple(uses), parameters, prefix, randomised, priced, module
         )
         return function
 
@@ -184,8 +192,8 @@ def _parameters(name: str, function: Callable[..., Any]) -> dict[str, Parameter]
     except NameError as error:
         raise StrategyError(f"strategy {name!r}: {error}: its annotations must be importable at run time") from None
     found: dict[str, Parameter] = {}
-    signature = inspect.signature(function)
-    for parameter in list(signature.parameters.values())[3:]:
+    wanted = [p for p in inspect.signature(function).parameters.values() if p.name != _MONEY]
+    for parameter in wanted[3:]:
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.name not in hints:
             raise StrategyError(f"strategy {name!r}: parameter {parameter.name!r} must be keyword-only and annotated")
         if parameter.name in _RESERVED:
@@ -193,7 +201,7 @@ def _parameters(name: str, function: Callable[..., Any]) -> dict[str, Parameter]
         hint = hints[parameter.name]
         rows = _PROMPTS in getattr(hint, "__metadata__", ())
         found[parameter.name] = Parameter(parameter.name, hint, parameter.default, rows)
-    if len(signature.parameters) - len(found) != 3:
+    if len(wanted) - len(found) != 3:
         raise StrategyError(f"strategy {name!r}: it must take (candidates, budget, rng, *, parameters)")
     return found
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from thriftune import geometry
 from thriftune.errors import StrategyError
 from thriftune.selection import registry
-from thriftune.selection.columns import check_ids, from_arrays, rows_of, visible
+from thriftune.selection.columns import check_ids, finite, from_arrays, rows_of, visible
 from thriftune.selection.distinct import Ask, distinct_first
+from thriftune.selection.prices import check_affordable, money_of, prices
 from thriftune.selection.quotas import Pass, groups_of, quotas, with_quotas
 from thriftune.selection.registry import Strategy
 from thriftune.selection.request import TRANSFORM, budget_of, resolve, seed_of
+from thriftune.selection.vectors import in_order
 from thriftune.study import Study
 from thriftune.types import Candidates, FloatArray, IntArray, Picks, Selection
 
@@ -39,6 +40,7 @@ def select(
     costs: Any = None,
     weights: Any = None,
     groups: Any = None,
+    budget_cost: float | str | None = None,
     duplicates: str = "last",
     at_least: Any = None,
     at_most: Any = None,
@@ -61,11 +63,13 @@ def select(
         tasks: (n,) labels.
         annotated: (n,) bool, prompts that have an answer: never picked, but covered by what is picked.
         lengths: (n,) number, in tokens or characters.
-        costs: (n,) float > 0, price of each annotation.
+        costs: (n,) float > 0, price of each annotation; or a column of a study, see `prices.prices`.
         weights: (n,) float >= 0, how much a prompt counts as something to be covered.
         groups: (n,) integer; the same number means the same prompt text.
-        duplicates: ``last``: a text that was picked or annotated is picked again only when all others are used up;
-            ``keep``: each row for itself.
+        budget_cost: what the picks may cost together, in the unit of ``costs``; then there is no ``budget``, and
+            ``Selection.budget`` says how many were picked.
+        duplicates: ``last``: a text that was picked or annotated is picked again only when all others are used up
+            (with ``budget_cost`` never); ``keep``: each row for itself.
         at_least: ``{"task": 5}``: so many picks of every task that has as many, served first.
         at_most: ``{"task": 50}``: no more picks of any task.
         params: the strategy's own; and ``transform`` (see `geometry.transform`) for those that need embeddings,
@@ -90,12 +94,15 @@ def select(
         "groups": groups,
     }
     arrays = {name: value for name, value in given.items() if value is not None}
+    if isinstance(source, (str, Path)):
+        source = Study(source)
+    column = arrays.pop("costs") if isinstance(source, Study) and isinstance(costs, str) else None
+    if isinstance(costs, str) and column is None:
+        raise StrategyError(f"costs={costs!r} names a column of a study: give an array of numbers")
     if source is not None and arrays:
         raise StrategyError(f"both a pool and {', '.join(arrays)}= were given: give one of them")
     if duplicates not in DUPLICATES:
         raise StrategyError(f"duplicates is {duplicates!r}: choose one of {', '.join(DUPLICATES)}")
-    if isinstance(source, (str, Path)):
-        source = Study(source)
     if run is not None and not isinstance(source, Study):
         raise StrategyError(f"run={run!r} names a score run of a study: leave it out")
     seed = seed_of(seed)
@@ -104,34 +111,37 @@ def select(
     if source is None:
         source = from_arrays(**arrays)
     chosen, resolved, why = resolve(source, strategy, params, run)
-    candidates, advice = _candidates(source, chosen, run)
+    priced = column or (source.costs if isinstance(source, Candidates) else None)
+    money = money_of(budget_cost, chosen, budget, priced, limits)
+    candidates, scale, advice = _candidates(source, chosen, run, column)
     named = _named_prompts(source, chosen, resolved, candidates)
-    count = budget_of(budget, candidates.annotated)
     check_ids(candidates.ids)
     all_ids, known = candidates.ids, candidates.groups
     order = np.argsort(all_ids, kind="stable")
+    count = int((~candidates.annotated).sum()) if money is not None else budget_of(budget, candidates.annotated)
     view = visible(candidates, chosen, resolved, advice)
+    if money is not None:
+        check_affordable(view, money)
+        resolved.update(**({"costs": column} if column else {}), budget_cost=money)
     groups = groups_of(candidates.tasks)[order] if limits else order
-    # A copy of the embeddings is dropped as soon as the next one is made: they may be most of the memory there is.
     del candidates
-    x = view.embeddings
-    view = replace(view, embeddings=None).take(order)
-    if x is not None:
-        if not (order[1:] > order[:-1]).all():
-            x = x[order]
-        how = resolved[TRANSFORM]
-        x = np.ascontiguousarray(x, np.float32) if how == "none" else geometry.transform(x, how)
-        view = replace(view, embeddings=x)
+    # The one copy of the embeddings: they may be most of the memory there is.
+    x = view.embeddings if view.embeddings is None else in_order(view.embeddings, scale, order, resolved[TRANSFORM])
+    view = replace(replace(view, embeddings=None).take(order), embeddings=x)
 
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     named = {name: place[rows] for name, rows in named.items()}
-    ask = _asker(chosen, {name: resolved[name] for name in chosen.parameters if name not in named}, seed)
+    ask = _asker(chosen, {name: resolved[name] for name in chosen.parameters if name not in named}, seed, money)
     if known is not None:
         resolved["duplicates"] = duplicates
     texts = None if known is None or duplicates == "keep" else known[order]
     if not limits:
-        picks = ask(view, count, named, 0) if texts is None else distinct_first(ask, view, texts, count, named)
+        # An answer is not paid for twice.
+        once = money is not None
+        picks = (
+            ask(view, count, named, 0) if texts is None else distinct_first(ask, view, texts, count, named, once=once)
+        )
     else:
         if named:
             raise StrategyError(f"{chosen.name} takes prompts as a parameter, which does not go with quotas")
@@ -139,6 +149,10 @@ def select(
         picks = with_quotas(_by_passes(ask, texts), view, groups, count, limits)
     if picks.partial and len(picks.rows) == 0:
         raise KeyboardInterrupt
+    if money is not None:
+        count = len(picks.rows)
+        if count == 0:
+            raise StrategyError(f"nothing that {money:g} buys adds anything to what is annotated: leave it at that")
     rows = order[picks.rows]
     return Selection(
         ids=all_ids[rows],
@@ -154,21 +168,32 @@ def select(
     )
 
 
-def _candidates(source: Study | Candidates, strategy: Strategy, run: str | None) -> tuple[Candidates, str]:
-    """The columns, checked, and what a user of a study does about a missing one."""
+def _candidates(
+    source: Study | Candidates, strategy: Strategy, run: str | None, costs: str | None
+) -> tuple[Candidates, FloatArray | None, str]:
+    """The columns, checked; what embeddings on disk are to be multiplied by; and advice about a missing column."""
     if isinstance(source, Candidates):
         columns = {name: getattr(source, name) for name in (*registry.COLUMNS, "ids", "annotated", "groups")}
-        return from_arrays(**columns), ""
-    wanted = "embeddings" in (*strategy.needs, *strategy.uses)
-    candidates = source.candidates(run, embeddings=wanted)
+        return from_arrays(**columns), None, ""
+    candidates = source.candidates(run, embeddings=False)
     if len(candidates) == 0:
         raise StrategyError(f"the pool of {source.path} is empty: there is nothing to select from")
     candidates = replace(
         candidates, scores={k: _missing_last(v) if k == "prompt_nll" else v for k, v in candidates.scores.items()}
     )
+    name = source.score_run(run) if run is not None or source.score_runs() else None
+    scale = None
+    wanted = name is not None and "embeddings" in (*strategy.needs, *strategy.uses)
+    if wanted and (source.score_directory(name or "") / "embeddings.npy").exists():
+        stored, scale = source.stored_embeddings(name)
+        finite(scale, "embedding_scale", candidates.ids)
+        candidates = replace(candidates, embeddings=stored)
+    if costs is not None:
+        candidates = replace(candidates, costs=prices(source, name, costs))
     if "tasks" in strategy.needs and candidates.tasks is None:
-        return candidates, f"make the study again with: thriftune init {source.path} --task-column NAME --pool FILE"
-    return candidates, f"run: thriftune score {source.path}"
+        again = f"make the study again with: thriftune init {source.path} --task-column NAME --pool FILE"
+        return candidates, scale, again
+    return candidates, scale, f"run: thriftune score {source.path}"
 
 
 def _missing_last(scores: FloatArray) -> FloatArray:
@@ -197,17 +222,18 @@ def _named_prompts(
     return found
 
 
-def _asker(strategy: Strategy, params: Mapping[str, Any], seed: int) -> Ask:
+def _asker(strategy: Strategy, params: Mapping[str, Any], seed: int, money: float | None) -> Ask:
     """A function that runs the strategy on some candidates and verifies what it answers."""
+    priced = {} if money is None else {"budget_cost": money}
 
     def ask(candidates: Candidates, budget: int, named: Mapping[str, IntArray], part: int) -> Picks:
         # Streams of their own, so that the first part of a selection does not depend on whether there is a second.
         rng = np.random.default_rng(seed if part == 0 else [seed, part])
         try:
-            picks = strategy.function(candidates, budget, rng, **params, **named)
+            picks = strategy.function(candidates, budget, rng, **params, **named, **priced)
         except KeyboardInterrupt:
             picks = Picks(np.empty(0, np.int64), partial=True)
-        return _verified(picks, strategy.name, candidates, budget)
+        return _verified(picks, strategy.name, candidates, budget, money)
 
     return ask
 
@@ -226,8 +252,8 @@ def _by_passes(ask: Ask, texts: IntArray | None) -> Pass:
     return run
 
 
-def _verified(picks: Any, name: str, candidates: Candidates, budget: int) -> Picks:
-    """``picks`` if they keep the contract of a strategy.
+def _verified(picks: Any, name: str, candidates: Candidates, budget: int, money: float | None) -> Picks:
+    """``picks`` if they keep the contract of a strategy: exactly ``budget`` of them, or as many as ``money`` buys.
 
     Raises:
         StrategyError: naming the strategy and what it got wrong.
@@ -242,7 +268,7 @@ def _verified(picks: Any, name: str, candidates: Candidates, budget: int) -> Pic
     if rows.ndim != 1 or (rows.dtype.kind not in "iu" and len(rows)):
         raise broken(f"its rows are {rows.dtype} of shape {rows.shape} instead of whole numbers of shape (budget,)")
     rows = rows.astype(np.int64)
-    if len(rows) > budget or (len(rows) < budget and not picks.partial):
+    if len(rows) > budget or (money is None and len(rows) < budget and not picks.partial):
         raise broken(f"it returned {len(rows)} rows for a budget of {budget}")
     if len(rows) and (rows.min() < 0 or rows.max() >= len(candidates)):
         raise broken(f"row {rows.min() if rows.min() < 0 else rows.max()} is not one of 0..{len(candidates) - 1}")
@@ -253,4 +279,10 @@ def _verified(picks: Any, name: str, candidates: Candidates, budget: int) -> Pic
     gains = None if picks.gains is None else np.asarray(picks.gains, np.float64)
     if gains is not None and (gains.shape != rows.shape or np.isnan(gains).any()):
         raise broken(f"its gains have shape {gains.shape} or hold NaN, for {len(rows)} rows")
+    if money is not None:
+        assert candidates.costs is not None
+        cost = float(candidates.costs[rows].sum())
+        if cost > money * (1 + 1e-8):
+            raise broken(f"its picks cost {cost} and {money} was to be spent")
+        return replace(picks, rows=rows, gains=gains, notes={**picks.notes, "cost": cost})
     return replace(picks, rows=rows, gains=gains, partial=len(rows) < budget)

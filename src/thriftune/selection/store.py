@@ -14,6 +14,7 @@ from thriftune.artifacts import file_digest
 from thriftune.config import SelectConfig
 from thriftune.errors import StrategyError, StudyError
 from thriftune.selection import describe
+from thriftune.selection.prices import money_of
 from thriftune.selection.quotas import quotas
 from thriftune.selection.request import budget_of, resolve
 from thriftune.selection.run import select
@@ -52,8 +53,8 @@ def choose(study: Study, settings: SelectConfig, *, replace: bool = False) -> Ch
 
     Args:
         study: which.
-        settings: strategy, budget and so on; the name is by default ``STRATEGY-BUDGET``, with ``-seedN`` for a seed
-            other than 0.
+        settings: strategy, budget and so on; the name is by default ``STRATEGY-BUDGET``, ``STRATEGY-costC`` where the
+            budget is money, with ``-seedN`` for a seed other than 0.
         replace: overwrite a selection of that name that was made with other settings.
 
     Returns:
@@ -69,8 +70,14 @@ def choose(study: Study, settings: SelectConfig, *, replace: bool = False) -> Ch
     given = quotas(settings.at_least, settings.at_most)
     limits = {limit: {"task": value} for limit, value in given.items()}
     params = {**params, **limits}
-    count = budget_of(settings.budget, study.candidates(run, embeddings=False).annotated)
-    name = settings.name or f"{strategy.name}-{count}" + (f"-seed{settings.seed}" if settings.seed else "")
+    money = money_of(settings.budget_cost, strategy, settings.budget, settings.costs, limits)
+    if money is None:
+        count: int | None = budget_of(settings.budget, study.candidates(run, embeddings=False).annotated)
+        size = f"{count}"
+    else:
+        count, size = None, f"cost{money:.12g}"
+        params.update(costs=settings.costs, budget_cost=money)
+    name = settings.name or f"{strategy.name}-{size}" + (f"-seed{settings.seed}" if settings.seed else "")
     if name == HOLDOUT:
         raise StrategyError(f"{name!r} names the prompts set aside for evaluation: choose another --name")
     wanted = {"strategy": strategy.name, "budget": count, "seed": settings.seed, "params": params, "run": run}
@@ -84,6 +91,8 @@ def choose(study: Study, settings: SelectConfig, *, replace: bool = False) -> Ch
         count,
         seed=settings.seed,
         run=run,
+        costs=settings.costs,
+        budget_cost=money,
         duplicates=settings.duplicates,
         **limits,
         **settings.params,
@@ -116,7 +125,8 @@ def _refuse_other(study: Study, name: str, wanted: dict[str, Any], duplicates: s
         raise StrategyError(f"selection {name!r} exists and cannot be read: use --name or --replace") from None
     asked = {**wanted, "params": {**wanted["params"], "duplicates": duplicates}}
     asked = json.loads(json.dumps(asked))
-    other = [key for key in _SETTINGS if record.get(key) != asked[key]]
+    # How many picks money buys is only known afterwards; the money stands among the parameters.
+    other = [key for key in _SETTINGS if record.get(key) != asked[key] and not (key == "budget" and asked[key] is None)]
     if other:
         seen = ", ".join(f"{key} {record.get(key)!r}" for key in other)
         raise StrategyError(

@@ -21,6 +21,37 @@ _STRETCH = 1000  # picks between signs of life
 _CHECKPOINTS = 8  # stretches of the search; between them everyone's gain is computed afresh for the certificate
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What picks are worth besides what they cover, what their gains are divided by to compare them, what they cost.
+
+    Args:
+        merit: (n,) float64 >= 0.
+        price: (n,) float64 > 0, ones to go by gains.
+        cost: (n,) float64, zeros where the number of picks is all that is limited.
+        money: what the picks may cost together.
+    """
+
+    merit: FloatArray
+    price: FloatArray
+    cost: FloatArray
+    money: float = np.inf
+
+    @property
+    def limited(self) -> bool:
+        """Whether money is."""
+        return bool(np.isfinite(self.money))
+
+    def left(self, spent: float) -> float:
+        """What one more pick may cost; sums of costs are good to a billionth."""
+        return self.money - spent + 1e-9 * self.money if self.limited else np.inf
+
+
+def plain(n: int) -> Terms:
+    """Nothing but what picks cover."""
+    return Terms(np.zeros(n), np.ones(n), np.zeros(n))
+
+
 @dataclass
 class Greedy:
     """Picks so far and the state they lead to.
@@ -30,7 +61,8 @@ class Greedy:
         taken: (n,) bool, rows that are chosen.
         rows, gains: picks and what each added.
         value: sum of gains.
-        bound: no ``budget`` rows can add more than this to the start.
+        spent: what the picks cost.
+        bound: no ``budget`` rows, or none that money can buy, can add more than this to the start.
     """
 
     cover: FloatArray
@@ -38,6 +70,7 @@ class Greedy:
     rows: list[int] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
     value: float = 0.0
+    spent: float = 0.0
     bound: float = np.inf
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -49,9 +82,10 @@ class Greedy:
         self.taken[row] = True
         np.maximum(self.cover, similarity, out=self.cover)
 
-    def took(self, rows: IntArray, gains: FloatArray) -> None:
+    def took(self, rows: IntArray, gains: FloatArray, cost: float = 0.0) -> None:
         """Record picks that ``cover`` reflects already."""
         self.taken[rows] = True
+        self.spent += cost
         self.rows += rows.tolist()
         self.gains += gains.tolist()
         self.value += float(gains.sum())
@@ -61,11 +95,26 @@ class Greedy:
         k = min(budget, len(gains))
         self.bound = min(self.bound, self.value + float(np.partition(gains, len(gains) - k)[len(gains) - k :].sum()))
 
+    def bound_by_money(self, gains: FloatArray, cost: FloatArray, money: float) -> None:
+        """Tighten the bound: the best set adds at most the value and the best that money buys, fractions included."""
+        # What is dearer than all the money is in no set at all.
+        bought = np.flatnonzero((cost <= money * (1 + 1e-9)) & (gains > 0))
+        bought = bought[np.argsort(-gains[bought] / cost[bought], kind="stable")]
+        before = np.cumsum(cost[bought]) - cost[bought]
+        share = np.clip((money * (1 + 1e-9) - before) / cost[bought], 0, 1)
+        self.bound = min(self.bound, self.value + float(share @ gains[bought]))
+
 
 def finish(
-    lists: Lists, u: FloatArray, state: Greedy, budget: int, run: Run[Any], advance: Callable[[float], None]
+    lists: Lists,
+    u: FloatArray,
+    state: Greedy,
+    budget: int,
+    run: Run[Any],
+    advance: Callable[[float], None],
+    terms: Terms | None = None,
 ) -> None:
-    """Lazy greedy on lists of pairs until ``budget`` picks or until nothing gains.
+    """Lazy greedy on lists of pairs until ``budget`` picks, until nothing gains, or until nothing can be paid.
 
     Args:
         lists: the pairs that matter; they shrink on the way.
@@ -73,23 +122,35 @@ def finish(
         state: picks so far, extended.
         budget: how many picks there should be in the end.
         run: threads.
-        advance: called with the number of picks made.
+        advance: called with the number of picks made, or with what they cost where money is limited.
+        terms: what else counts; None: nothing.
     """
     n = len(u)
     weights = u.astype(np.float64)
     gains = np.empty(n)
     state.notes["pairs"] = len(lists[2])
     begun = len(state.rows)
+    terms = plain(n) if terms is None else terms
 
     def compute(first: int) -> None:
         list_gains(first, min(first + _BLOCK, n), *lists, weights, state.cover, gains)
 
-    for stop in [begun + (budget - begun) * e // _CHECKPOINTS for e in range(1, _CHECKPOINTS + 1)] + [budget]:
+    def everyone() -> IntArray:
+        """Everyone's gain computed afresh, and the rows that are left."""
         run(compute, range(0, n, _BLOCK))
+        gains[:] += terms.merit
         left = np.flatnonzero(~state.taken)
-        state.bound_by(gains[left], budget)
-        row = left[np.argsort(-gains[left], kind="stable")].astype(np.int32)
-        gain = gains[row]
+        if terms.limited:
+            state.bound_by_money(gains[left], terms.cost[left], terms.money)
+        else:
+            state.bound_by(gains[left], budget)
+        return left
+
+    for stop in _stops(begun, budget, terms.limited):
+        left = everyone()
+        key = gains[left] / terms.price[left]
+        order = np.argsort(-key, kind="stable")
+        row, key = left[order].astype(np.int32), key[order]
         size = len(row)
         fresh = np.full(n, -1, np.int32)
         fresh[row] = len(state.rows)
@@ -98,13 +159,41 @@ def finish(
             out_row, out_gain = np.empty(some, np.int32), np.empty(some)
             before = len(state.rows)
             made, size = lazy_greedy(
-                gain, row, size, fresh, *lists, weights, state.cover, before, some, out_row, out_gain
+                key,
+                row,
+                size,
+                fresh,
+                *lists,
+                weights,
+                state.cover,
+                terms.merit,
+                terms.price,
+                terms.cost,
+                terms.left(state.spent),
+                before,
+                some,
+                out_row,
+                out_gain,
             )
-            state.took(out_row[:made], out_gain[:made])
-            advance(made)
+            cost = float(terms.cost[out_row[:made]].sum())
+            state.took(out_row[:made], out_gain[:made], cost)
+            advance(cost if terms.limited else made)
             if made < some:
-                state.bound = min(state.bound, state.value)  # nothing gains any more: this is the best there is
+                if terms.limited:
+                    everyone()
+                else:
+                    state.bound = min(state.bound, state.value)  # nothing gains any more: this is the best there is
                 return
+    if terms.limited:
+        everyone()
+
+
+def _stops(begun: int, budget: int, limited: bool) -> list[int]:
+    """Numbers of picks before which everyone's gain is computed afresh."""
+    if not limited:
+        return [begun + (budget - begun) * e // _CHECKPOINTS for e in range(1, _CHECKPOINTS + 1)] + [budget]
+    # How many picks the money is good for is not known.
+    return sorted({min(budget, begun + 2**e) for e in range(3, 3 + int(budget).bit_length())})
 
 
 @numba.njit(cache=True, nogil=True, inline="never")
@@ -154,7 +243,7 @@ def _sink(gain: Array, row: Array, size: int, i: int) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def lazy_greedy(
-    gain: Array,
+    key: Array,
     row: Array,
     size: int,
     fresh: Array,
@@ -164,17 +253,22 @@ def lazy_greedy(
     value: Array,
     u: Array,
     cover: Array,
+    merit: Array,
+    price: Array,
+    cost: Array,
+    left: float,
     before: int,
     picks: int,
     out_row: Array,
     out_gain: Array,
 ) -> tuple[int, int]:
-    """Lazy greedy over lists of pairs, until ``picks`` picks or nothing gains.
+    """Lazy greedy over lists of pairs, until ``picks`` picks, until nothing gains, or until nothing can be paid.
 
     Args:
-        gain, row: (n,) heap of upper bounds, best first, lowest row on ties; ``size`` entries.
-        fresh: (n,) int32, after how many picks a candidate's gain was last computed.
+        key, row: (n,) heap of upper bounds of (gain + merit) / price, best first, lowest row on ties; ``size`` entries.
+        fresh: (n,) int32, after how many picks a candidate's key was last computed.
         start, length, index, value: pairs by candidate; lists shrink.
+        left: money; a candidate of a higher cost is dropped.
         before: picks made earlier.
 
     Returns:
@@ -183,20 +277,24 @@ def lazy_greedy(
     made = 0
     while made < picks and size > 0:
         best = row[0]
-        if fresh[best] != before + made:
-            gain[0] = _gain(best, start, length, index, value, u, cover)
+        dear = cost[best] > left
+        if not dear and fresh[best] != before + made:
+            gain = _gain(best, start, length, index, value, u, cover) + merit[best]
+            key[0] = gain / price[best]
             fresh[best] = before + made
-            _sink(gain, row, size, 0)
+            _sink(key, row, size, 0)
             continue
-        if gain[0] <= 0:
-            break
-        out_row[made] = best
-        out_gain[made] = gain[0]
-        for p in range(start[best], start[best] + length[best]):
-            v = index[p]
-            cover[v] = max(cover[v], value[p])
-        made += 1
+        if not dear:
+            if key[0] <= 0:
+                break
+            out_row[made] = best
+            out_gain[made] = key[0] * price[best]
+            for p in range(start[best], start[best] + length[best]):
+                v = index[p]
+                cover[v] = max(cover[v], value[p])
+            left -= cost[best]
+            made += 1
         size -= 1
-        gain[0], row[0] = gain[size], row[size]
-        _sink(gain, row, size, 0)
+        key[0], row[0] = key[size], row[size]
+        _sink(key, row, size, 0)
     return made, size

@@ -17,7 +17,6 @@ from thriftune.selection.engine.width import Similarity
 from thriftune.types import BoolArray, FloatArray, IntArray
 
 Array = npt.NDArray[Any]
-_COLUMNS = 8192
 _CELLS = 2**22  # of a block: 16 MiB of float32
 FEWEST = 8  # candidates of a batch
 
@@ -26,13 +25,13 @@ class Objective(Protocol):
     """A set function with shrinking gains, and the state that picks leave it in."""
 
     def block(self, rows: IntArray) -> Array:
-        """(b, m): all that the gains of the candidates ``rows`` (b,) need, whatever is picked."""
+        """(b, ...): what the gains of the candidates ``rows`` (b,) need, or where it is kept, until the next block."""
 
     def gains(self, block: Array, rows: IntArray) -> FloatArray:
         """(b,) float64: what each candidate adds now, given its row of a block."""
 
-    def take(self, line: Array, row: int) -> None:
-        """Pick ``row``, whose line of a block is given."""
+    def take(self, line: Any, row: int) -> None:
+        """Pick ``row``, whose entry of a block is given."""
 
 
 class Lead:
@@ -141,22 +140,8 @@ def pick_by_batches(
             bound[lead.rows] = gains
             width = next_width(width, len(rows) - before, most)
     except KeyboardInterrupt:
-        return rows, gained[: len(rows)], True
+        return rows[: len(gained)], gained, True
     return rows, gained, False
-
-
-def similarities(sim: Similarity, rows: IntArray, run: Run[Any]) -> FloatArray:
-    """(b, n) float32 similarities of the rows ``rows`` (b,) with all rows."""
-    n = len(sim)
-    found = np.empty((len(rows), n), np.float32)
-
-    def part(begin: int) -> None:
-        columns = slice(begin, min(begin + _COLUMNS, n))
-        found[:, columns] = sim.block(rows, columns)
-
-    run(part, range(0, n, _COLUMNS))
-    found[np.arange(len(rows)), rows] = sim.own(rows)
-    return found
 
 
 def total_similarity(sim: Similarity, weights: FloatArray, run: Run[Any]) -> FloatArray:

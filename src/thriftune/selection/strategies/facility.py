@@ -25,8 +25,8 @@ def _same_at_every_budget(params: Mapping[str, Any], notes: Mapping[str, Any]) -
 @strategy(
     name="facility_location",
     needs=("embeddings",),
-    uses=("weights",),
-    source="Cornuejols, Fisher and Nemhauser 1977; Bhatt et al. 2024, arXiv 2401.06692",
+    uses=("weights", "costs"),
+    source="Cornuejols, Fisher and Nemhauser 1977; Bhatt et al. 2024, arXiv 2401.06692; costs, Leskovec et al. 2007",
     prefix=_same_at_every_budget,
 )
 def facility_location(
@@ -37,6 +37,7 @@ def facility_location(
     kernel: Literal["rbf", "cosine"] = "rbf",
     gamma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = _WIDTH,
     engine: Literal["auto", "exact", "neighbours", "dense"] = "auto",
+    budget_cost: float | None = None,
 ) -> Picks:
     """Prompts that together are most similar to the whole pool: each prompt counts by its similarity to the nearest
     pick. Use it to cover what the pool mostly holds, with dense regions covered first and outliers last.
@@ -45,10 +46,15 @@ def facility_location(
     prompts could add. ``gamma`` is the width of the similarity in units of the mean squared distance. A fixed one
     makes every prefix the selection at that smaller budget; ``auto`` fits it to the budget: a typical prompt's
     similarity to its ceil(n / budget)-th neighbour is then one half.
+
+    With costs, the picks are the better of two greedy choices, by gain per cost and by gain: at least 31 % of the best
+    that the money buys, and the certificate says how much more. Nothing is bought that adds nothing.
     """
     from thriftune.selection.engine.facility import facility_location as greedy
 
     assert candidates.embeddings is not None
+    if budget_cost is not None:
+        return _for_money(candidates, budget_cost, kernel, gamma, engine)
     with progress("facility_location", budget, "picks") as advance:
         found = greedy(
             candidates.embeddings,
@@ -70,3 +76,33 @@ def facility_location(
     }
     finished = len(found.rows) > 0 and np.isfinite(found.bound)
     return Picks(found.rows, found.gains, certificate if finished else None, found.notes, found.partial)
+
+
+def _for_money(candidates: Candidates, money: float, kernel: str, gamma: float | Literal["auto"], engine: str) -> Picks:
+    from thriftune.selection.engine.priced import facility_location_for
+
+    assert candidates.embeddings is not None
+    assert candidates.costs is not None
+    with progress("facility_location", 2 * money, "cost") as advance:
+        found = facility_location_for(
+            candidates.embeddings,
+            money,
+            costs=candidates.costs.astype(np.float64),
+            kernel=kernel,
+            gamma=gamma,
+            weights=candidates.weights,
+            chosen=np.flatnonzero(candidates.annotated),
+            engine=engine,
+            advance=advance,
+        )
+    certificate = {
+        "kind": "priced_facility_location",
+        "value": found.value,
+        "upper_bound": found.bound,
+        "ratio": found.value / found.bound if found.bound > 0 else 1.0,
+        "on_graph": found.notes["engine"] == "neighbours",
+        "cost": found.cost,
+        "budget_cost": money,
+    }
+    known = len(found.rows) > 0 and np.isfinite(found.bound)
+    return Picks(found.rows, found.gains, certificate if known else None, found.notes, found.partial)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,13 +13,10 @@ from thriftune.progress import progress
 from thriftune.selection.registry import strategy
 from thriftune.selection.scalar import ranks
 from thriftune.selection.strategies import facility, k_center
-from thriftune.types import Candidates, FloatArray, IntArray, Picks
-
-if TYPE_CHECKING:
-    from thriftune.selection.engine.blocks import Run
-    from thriftune.selection.engine.width import Similarity
+from thriftune.types import Candidates, IntArray, Picks
 
 _WIDTH = 0.5
+_TOGETHER = 256  # annotated prompts
 _FILTER = "Wei, Iyer and Bilmes 2015, Submodularity in Data Subset Selection and Active Learning"
 _NEEDS = ("embeddings", "scores:{score}")
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -86,7 +83,7 @@ def _same_at_every_budget(params: Mapping[str, Any], notes: Mapping[str, Any]) -
 @strategy(
     name="weighted_facility_location",
     needs=_NEEDS,
-    uses=("weights",),
+    uses=("weights", "costs"),
     source="Cornuejols, Fisher and Nemhauser 1977, the score being the demand",
     prefix=_same_at_every_budget,
 )
@@ -98,19 +95,21 @@ def weighted_facility_location(
     score: str = "mean_entropy",
     gamma: Width | Literal["auto"] = _WIDTH,
     engine: Engine = "auto",
+    budget_cost: float | None = None,
 ) -> Picks:
     """facility_location in which a prompt counts as much as the model is unsure of it. Use it to represent the whole
     pool, the uncertain regions more densely; a certain prompt may be picked where it stands for uncertain ones.
 
     A prompt counts by its score less the lowest score there is (and times its weight where weights are given). Gain
-    and certificate are those of facility_location with these weights.
+    and certificate are those of facility_location with these weights, with costs, too.
     """
     values = candidates.scores[score].astype(np.float64)
     doubt = values - min(float(values.min()), 0.0)
     weights = doubt if candidates.weights is None else doubt * candidates.weights
     if not weights.any():
         weights = np.ones(len(values))
-    return facility.facility_location(replace(candidates, weights=weights), budget, rng, gamma=gamma, engine=engine)
+    weighted = replace(candidates, weights=weights)
+    return facility.facility_location(weighted, budget, rng, gamma=gamma, engine=engine, budget_cost=budget_cost)
 
 
 @strategy(
@@ -137,43 +136,28 @@ def uncertain_facility_location(
     as covering one more prompt completely. The gain of a pick is what it adds to both.
     """
     from thriftune.selection.engine.blocks import workers
-    from thriftune.selection.engine.lookahead import first_gains, pick_by_batches
+    from thriftune.selection.engine.cover import everyone, pick
+    from thriftune.selection.engine.greedy import Greedy, Terms
+    from thriftune.selection.engine.lines import Lines, similarities
     from thriftune.selection.engine.width import similarity
 
     assert candidates.embeddings is not None
     sim = similarity(candidates.embeddings, kernel, gamma, 1)
-    weights = np.ones(len(sim)) if candidates.weights is None else candidates.weights.astype(np.float64)
-    merit = trade_off * ranks(candidates.scores[score]) / len(sim)
+    n = len(sim)
+    u = np.ones(n, np.float32) if candidates.weights is None else candidates.weights.astype(np.float32)
+    terms = Terms(trade_off * ranks(candidates.scores[score]) / n, np.ones(n), np.zeros(n))
+    state = Greedy(np.zeros(n, np.float32), candidates.annotated.copy())
+    partial = False
     with progress("uncertain_facility_location", budget, "picks") as advance, workers() as run:
-        covered = _Covered(sim, weights, merit, run)
-        for row in np.flatnonzero(candidates.annotated):
-            covered.take(covered.block(np.array([row]))[0], int(row))
-        bound = first_gains(covered, ~candidates.annotated)
-        rows, gains, partial = pick_by_batches(covered, bound, budget, advance)
-    return Picks(np.array(rows, np.int64), np.array(gains), notes=sim.notes(), partial=partial)
-
-
-class _Covered:
-    """sum_i u_i max_{j picked} w_ij + sum_{j picked} merit_j.
-
-    Args:
-        sim: w.
-        weights: (n,) u.
-        merit: (n,) float64.
-        run: threads.
-    """
-
-    def __init__(self, sim: Similarity, weights: FloatArray, merit: FloatArray, run: Run[Any]) -> None:
-        self.sim, self.weights, self.merit, self.run = sim, weights, merit, run
-        self.cover = np.zeros(len(sim), np.float32)
-
-    def block(self, rows: IntArray) -> FloatArray:
-        from thriftune.selection.engine.lookahead import similarities
-
-        return similarities(self.sim, rows, self.run)
-
-    def gains(self, block: FloatArray, rows: IntArray) -> FloatArray:
-        return np.maximum(block - self.cover, 0) @ self.weights + self.merit[rows]
-
-    def take(self, line: FloatArray, row: int) -> None:
-        np.maximum(self.cover, line, out=self.cover)
+        lines = Lines(sim, run)
+        annotated = np.flatnonzero(candidates.annotated)
+        try:
+            for begin in range(0, len(annotated), _TOGETHER):
+                alike = similarities(sim, annotated[begin : begin + _TOGETHER], run).max(axis=0)
+                np.maximum(state.cover, alike, out=state.cover)
+            pick(lines, u, state, terms, everyone(lines, u, state, terms), budget, advance)
+        except KeyboardInterrupt:
+            partial = True
+    rest = np.flatnonzero(~state.taken)[: 0 if partial else budget - len(state.rows)]
+    rows, gains = np.append(state.rows, rest).astype(np.int64), np.append(state.gains, np.zeros(len(rest)))
+    return Picks(rows, gains, notes={**sim.notes(), **state.notes}, partial=partial)

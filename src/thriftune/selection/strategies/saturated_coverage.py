@@ -13,8 +13,7 @@ from thriftune.selection.registry import strategy
 from thriftune.types import Candidates, FloatArray, IntArray, Picks
 
 if TYPE_CHECKING:
-    from thriftune.selection.engine.blocks import Run
-    from thriftune.selection.engine.width import Similarity
+    from thriftune.selection.engine.lines import Lines
 
 _WIDTH = 0.5
 
@@ -47,6 +46,7 @@ def saturated_coverage(
     covered well enough, the share is doubled. The gain of a pick is what it adds to the coverage.
     """
     from thriftune.selection.engine.blocks import workers
+    from thriftune.selection.engine.lines import Lines
     from thriftune.selection.engine.lookahead import first_gains, pick_by_batches, total_similarity
     from thriftune.selection.engine.width import similarity
 
@@ -61,9 +61,10 @@ def saturated_coverage(
     partial = False
     with progress("saturated_coverage", budget, "picks") as advance, workers() as run:
         total = total_similarity(sim, np.ones(n), run)
+        lines = Lines(sim, run)
         taken, limit = candidates.annotated.copy(), share
         while len(rows) < budget and not partial and limit < 2:
-            coverage = _Saturated(sim, weights, limit * total, run)
+            coverage = _Saturated(lines, weights, limit * total)
             for row in np.flatnonzero(taken):
                 coverage.take(coverage.block(np.array([row]))[0], int(row))
             bound = first_gains(coverage, ~taken)
@@ -81,22 +82,19 @@ class _Saturated:
     """sum_i u_i min(similarity of i to what is picked, its limit).
 
     Args:
-        sim: similarities.
+        lines: similarities.
         weights: (n,) u.
         limit: (n,) float64, coverage beyond which a row gains nothing.
-        run: threads.
     """
 
-    def __init__(self, sim: Similarity, weights: FloatArray, limit: FloatArray, run: Run[Any]) -> None:
-        self.sim, self.weights, self.room, self.run = sim, weights, limit, run
+    def __init__(self, lines: Lines, weights: FloatArray, limit: FloatArray) -> None:
+        self.lines, self.weights, self.room = lines, weights, limit
 
-    def block(self, rows: IntArray) -> FloatArray:
-        from thriftune.selection.engine.lookahead import similarities
+    def block(self, rows: IntArray) -> IntArray:
+        return self.lines.places(rows)
 
-        return similarities(self.sim, rows, self.run)
+    def gains(self, block: IntArray, rows: IntArray) -> FloatArray:
+        return self.lines.within(block, self.weights.astype(np.float32), self.room.astype(np.float32))
 
-    def gains(self, block: FloatArray, rows: IntArray) -> FloatArray:
-        return np.minimum(block, self.room) @ self.weights
-
-    def take(self, line: FloatArray, row: int) -> None:
-        self.room = np.maximum(self.room - line, 0)
+    def take(self, line: Any, row: int) -> None:
+        self.room = np.maximum(self.room - self.lines.kept[line], 0)
