@@ -34,14 +34,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path: the final place of the file.
 
     Yields:
-        The path to write to. It is flushed to disk before the rename, so a reader never sees half a file.
+        The path to write to. It is flushed to disk before the rename, so a reader never sees half a file. What a
+        killed writer of the same file left behind is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     # Keeps the suffix, by which some writers choose their format.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=f".tmp{path.suffix}")
-    os.close(descriptor)
+    prefix, suffix = f".{path.stem}.", f".tmp{path.suffix}"
+    for other in path.parent.iterdir():
+        if other.name.startswith(prefix) and other.name.endswith(suffix):
+            _remove_abandoned(other)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
     temporary = Path(name)
     try:
+        _claim(descriptor)
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
@@ -54,6 +59,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
+
+
+def _claim(descriptor: int) -> bool:
+    """Lock an open file until it is closed, which the end of the process does too; False where another process did."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _remove_abandoned(temporary: Path) -> None:
+    """Remove a temporary file unless its writer is alive."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            if _claim(descriptor):
+                temporary.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory, and those above it, whose names survive a power failure."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        sync_directory(directory.parent)
 
 
 def sync_directory(directory: Path) -> None:
@@ -64,6 +101,16 @@ def sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sync_tree(directory: Path) -> None:
+    """Make all files below ``directory``, and their names, survive a power failure."""
+    for path in (*directory.rglob("*"), directory):
+        if path.is_dir():
+            sync_directory(path)
+        else:
+            with path.open("rb+") as handle:
+                os.fsync(handle.fileno())
 
 
 def provenance(**details: Any) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from thriftune.cli import (
 from thriftune.errors import ThriftuneError
 
 _STOPPED = 130
+_CONTINUES = "\nthriftune: stopped; what was finished is kept, the same command continues"
 # Not bugs: the place that was to be written, not what was to be written there.
 _PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -91,8 +92,11 @@ def main() -> None:
         except SystemExit as end:
             # Typer has turned Ctrl-C into this.
             if end.code == _STOPPED:
-                print("\nthriftune: stopped; what was finished is kept, the same command continues", file=sys.stderr)
+                print(_CONTINUES, file=sys.stderr)
             raise
+        except KeyboardInterrupt:  # before Typer was at work
+            print(_CONTINUES, file=sys.stderr)
+            sys.exit(_STOPPED)
         finally:
             sys.stdout.flush()
     except ThriftuneError as error:

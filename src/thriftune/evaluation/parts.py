@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,16 @@ class Kept:
         """Begin anew; the old file stays until the new one is complete."""
         self.record, self.published = {}, {}
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove parts that are published already: what a run that was killed in between left."""
+        for place in self.directory.glob("[!.]*--*.parquet"):
+            if read_record(place)["task"] in self.published:
+                place.unlink()
+        if HELDOUT in self.published:
+            (self.directory / self.answers.name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other parts are in it, or it is not there
+            self.directory.rmdir()
 
     def check(self, parts: Sequence[Part]) -> None:
         """Refuse to mix what cannot be compared.

@@ -74,6 +74,7 @@ def evaluate(study: Study, config: EvaluateConfig, *, replace: bool = False, say
             kept.forget()
         kept.check(parts)
         if all(part.task in kept.published for part in parts):
+            kept.tidy()
             say(f"{name}: already evaluated on {', '.join(names)}")
             return file
         lm = open_model(subject, config)

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from thriftune.artifacts import provenance, read_json, write_json, write_table
+from thriftune.artifacts import make_directory, provenance, read_json, write_json, write_table
 from thriftune.config import FinetuneConfig
 from thriftune.errors import FinetuneError
 from thriftune.examples import Example, tokenize
@@ -56,7 +56,7 @@ def finetune(study: Study, config: FinetuneConfig, *, say: Say = print) -> Path:
             _tidy(directory)
             say(f"{name}: already fine-tuned on {read_json(done)['examples']:,} examples; nothing to do")
             return directory
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         lm = load(
             spec,
             revision=revision,

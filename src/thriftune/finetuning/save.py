@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from thriftune.artifacts import sync_directory
+from thriftune.artifacts import make_directory, sync_directory, sync_tree
 from thriftune.finetuning.train import Trained, quiet
 from thriftune.model import LanguageModel, locate
 
@@ -123,14 +123,11 @@ def _card(template: str, lm: LanguageModel, examples: int) -> str:
 @contextlib.contextmanager
 def _replacing(directory: Path) -> Iterator[Path]:
     """A fresh directory beside ``directory`` that takes its place when the block ends well."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(directory.parent)
     fresh = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
     try:
         yield fresh
-        for file in fresh.rglob("*"):
-            if file.is_file():
-                with file.open("rb+") as handle:
-                    os.fsync(handle.fileno())
+        sync_tree(fresh)
         umask = os.umask(0)
         os.umask(umask)
         fresh.chmod(0o777 & ~umask)  # mkdtemp makes it private

@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
+from thriftune.artifacts import sync_directory, sync_tree
 from thriftune.errors import FinetuneError
 from thriftune.examples import Example
 from thriftune.finetuning.defaults import pieces
@@ -105,7 +106,10 @@ class ResponseTrainer(trl.SFTTrainer):
         super()._save_checkpoint(model, trial)
         directory = Path(self.args.output_dir)
         written = directory / f"checkpoint-{self.state.global_step}"
+        sync_tree(written)  # before it says that it is complete, and before the one before it goes
         (written / _WHOLE).touch()
+        sync_directory(written)
+        sync_directory(directory)
         for other in directory.glob("checkpoint-*"):
             if other != written:
                 shutil.rmtree(other)

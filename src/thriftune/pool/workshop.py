@@ -14,6 +14,7 @@ from thriftune.errors import StudyError
 
 _HIDDEN = ".init-"
 _LOCK = ".init.lock"
+_MADE = {"pool.parquet", "references.parquet", "rejects.jsonl", "annotations.sqlite"}
 
 
 @contextlib.contextmanager
@@ -58,16 +59,21 @@ def workshop_in(path: Path) -> Iterator[Path]:
 
 
 def _refuse_taken(path: Path) -> None:
+    """Remove what a killed init left, and refuse a directory that holds anything else; the lock is held."""
     names = {entry.name for entry in path.iterdir()}
+    stale = {name for name in names if name.startswith(_HIDDEN)}
+    if any((path / name / "study.json").exists() for name in stale) and "study.json" not in names:
+        # It was killed while its files moved up, study.json last.
+        for name in names & _MADE:
+            (path / name).unlink()
+        names -= _MADE
+    for name in stale:
+        shutil.rmtree(path / name, ignore_errors=True)
     if "study.json" in names:
         raise StudyError(f"{path} is already a study, left as it is: choose another directory (or remove this one)")
-    stale = {name for name in names if name.startswith(_HIDDEN)}
     others = sorted(names - stale - {_LOCK})
     if others:
         raise StudyError(f"{path} is not empty (it holds {others[0]}): choose a new directory for the study")
-    for name in stale:
-        # Left by a killed init: the lock says that nobody is at work there.
-        shutil.rmtree(path / name, ignore_errors=True)
 
 
 def _build_inside(path: Path) -> Iterator[Path]:

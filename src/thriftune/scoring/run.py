@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thriftune.artifacts import file_digest, provenance, read_json, read_record, read_table, write_json, write_table
+from thriftune.artifacts import (
+    file_digest,
+    make_directory,
+    provenance,
+    read_json,
+    read_record,
+    read_table,
+    write_json,
+    write_table,
+)
 from thriftune.config import ScoreConfig
 from thriftune.errors import ScoreError, StudyError
 from thriftune.memory import batch_limits, peak
@@ -48,7 +57,7 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
         ModelError: the model cannot be loaded or lacks what was asked for.
     """
     directory = study.score_directory(config.name)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     with study.lock(f"score-{config.name}"):
         wanted = {"config": config.model_dump(), "pool": file_digest(study.pool_file)}
         manifest_file = directory / "manifest.json"
