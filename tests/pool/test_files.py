@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from thriftune.errors import PoolError
+from thriftune.pool import files as files_module
 from thriftune.pool import json_rows
 from thriftune.pool import rows as rows_module
 from thriftune.pool.files import format_of, read_file
@@ -298,9 +299,10 @@ def test_damaged_files_give_rows_rejects_or_a_pool_error(
     assert name in message
 
 
-def test_a_gzip_bomb_is_refused_early(tmp_path: Path) -> None:
+def test_a_gzip_bomb_is_refused_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "_HARMLESS", 1 << 20)
     with gzip.open(tmp_path / "a.jsonl.gz", "wb", compresslevel=9) as handle:
-        for _ in range(24):
+        for _ in range(8):
             handle.write(b"\n" * (1 << 20))
     with pytest.raises(PoolError, match=r"a\.jsonl\.gz unpacks to more than 300 times its size"):
         read(tmp_path / "a.jsonl.gz")
@@ -310,6 +312,13 @@ def test_a_json_document_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(json_rows, "LONGEST_DOCUMENT", 1000)
     with pytest.raises(PoolError, match=r"write one object a line, e\.g\. with: jq"):
         read(put(tmp_path / "a.json", json.dumps([{"prompt": "x" * 2000}])))
+
+
+def test_millions_of_blank_lines(tmp_path: Path) -> None:
+    file = put(tmp_path / "a.jsonl", b"\n" * 300_000 + b'{"prompt": "a"}\n')
+    assert read(file) == [Row(300_001, {"prompt": "a"})]
+    with pytest.raises(PoolError, match=r"a\.json:4: "):
+        read(put(tmp_path / "a.json", b"\n[\n\n?]"))
 
 
 def test_a_broken_line_is_named_by_its_own_number(tmp_path: Path) -> None:

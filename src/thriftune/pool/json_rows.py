@@ -19,18 +19,23 @@ def read_json(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Reje
     Lines stream; a document is held in memory as a whole.
     """
     skip_mark(stream, path)
-    ahead: list[Line] = []
+    filled: list[Line] = []
+    read = 0
     for line in lines(stream):
-        ahead.append(line)
-        if sum(not a.data.isspace() for a in ahead) == 2:
+        read = line.number
+        if not line.data.isspace():
+            filled.append(line)
+        if len(filled) == 2:
             break
-    filled = [a for a in ahead if not a.data.isspace()]
     # In .jsonl only an array can be a document; a broken object there is one bad line.
     opening = b"[" if ".jsonl" in path.name.lower() or ".ndjson" in path.name.lower() else b"[{"
     if filled and filled[0].data.lstrip()[:1] in opening and not (len(filled) == 2 and _is_value(filled[0].data)):
-        if any(a.cut for a in ahead):
+        if any(a.cut for a in filled):
             raise PoolError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB: write one object a line")
-        data = b"".join(a.data for a in ahead) + stream.read(LONGEST_DOCUMENT)
+        data = b""
+        for line in filled:
+            data += b"\n" * (line.number - 1 - data.count(b"\n")) + line.data  # errors are named by their line
+        data += stream.read(LONGEST_DOCUMENT)
         if len(data) > LONGEST_DOCUMENT:
             raise PoolError(
                 f"{path} is a JSON document of more than {LONGEST_DOCUMENT >> 20:,} MiB: write one object a line, e.g. "
@@ -38,7 +43,7 @@ def read_json(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Reje
             )
         yield from _document(data, path)
         return
-    for line in itertools.chain(ahead, _renumbered(stream, len(ahead))):
+    for line in itertools.chain(filled, _renumbered(stream, read)):
         if line.cut:
             yield Reject(line.number, "line too long", f"longer than {LONGEST_LINE >> 20} MiB", shown(line.data))
         elif not line.data.isspace():
