@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from thriftune.artifacts import provenance, write_json, write_table
+from thriftune.artifacts import provenance, read_table, write_json, write_table
 from thriftune.config import BenchConfig, FinetuneConfig
 from thriftune.study import Study
 
@@ -93,3 +94,9 @@ def settings(**given: object) -> BenchConfig:
         **given,
     }
     return BenchConfig.model_validate(values)
+
+
+def results(study: Study, name: str = "bench") -> dict[tuple[Any, ...], float]:
+    """Values of results.parquet by what they are of."""
+    rows = read_table(study.bench_directory(name) / "results.parquet").to_pylist()
+    return {tuple(r[c] for c in ("strategy", "budget", "seed", "item", "metric")): r["value"] for r in rows}

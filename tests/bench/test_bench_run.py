@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from known_study import known_study, settings
+from known_study import known_study, results, settings
 
 from thriftune.artifacts import read_json, read_record, read_table, write_json, write_table
 from thriftune.bench import run
@@ -45,11 +45,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[St
 def finished(made: tuple[Study, Lines, Any], tmp_path: Path) -> Study:
     """A copy of it that a test may change."""
     return Study(shutil.copytree(made[0].path, tmp_path / "study"))
-
-
-def results(study: Study, name: str = "bench") -> dict[tuple[Any, ...], float]:
-    rows = read_table(study.bench_directory(name) / "results.parquet").to_pylist()
-    return {tuple(r[c] for c in ("strategy", "budget", "seed", "item", "metric")): r["value"] for r in rows}
 
 
 def silent(line: str) -> None:

@@ -14,12 +14,13 @@ from thriftune.bench import cells as cell_files
 from thriftune.bench import present, workers
 from thriftune.bench.design import Cell, digest
 from thriftune.bench.estimate import Rates, duration
+from thriftune.bench.ray_crew import RayCrew
 from thriftune.config import BenchConfig
 from thriftune.errors import BenchError
 from thriftune.study import Study
 
 Say = Callable[[str], None]
-Crew = workers.Here | workers.Crew
+Crew = workers.Here | workers.Crew | RayCrew
 _SETTINGS = {"finetune", "tasks", "generate", "max_new_tokens", "scorer", "limit", "data", "num_fewshot", "annotations"}
 _PROBED = 256  # examples whose tokens are counted for the estimate
 
@@ -53,8 +54,10 @@ class Job:
 
 
 def open_crew(study: Study, config: BenchConfig, model: Mapping[str, Any]) -> Crew:
-    """Who runs cells: this process, or ``config.jobs`` others. Close it when done."""
+    """Who runs cells: this process, ``config.jobs`` others, or a Ray cluster. Close it when done."""
     setup = workers.Setup(study.path, config.model_dump(mode="json"), dict(model))
+    if config.ray is not None:
+        return RayCrew(setup, config.jobs, config.ray)
     return workers.Here(setup) if config.jobs == 1 else workers.Crew(setup, config.jobs)
 
 

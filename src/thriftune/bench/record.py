@@ -23,6 +23,7 @@ _FREE = {
     "params",
     "run",
     "jobs",
+    "ray",
     "name",
     "keep_adapters",
 }

@@ -69,6 +69,13 @@ def command(
     jobs: Annotated[
         int | None, typer.Option(help="Cells at a time, a process each, one a GPU [default: 1].", min=1)
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Run --jobs cells at a time on this Ray cluster, whose machines see STUDY; local: on this machine.",
+            metavar="ADDRESS|local",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the experiment [default: bench].")] = None,
     extend: Annotated[
         bool, typer.Option("--extend", help="Add to an experiment already begun; the analysis will say so.")
@@ -104,14 +111,15 @@ def command(
         "data": data,
         "control": control,
         "jobs": jobs,
+        "ray": ray,
         "name": name,
     }
     recipe = recipes.read(source) if recipes.is_recipe(source) else None
     config = recipes.settings(recipe, flags)
-    others = {key for key, value in {**flags, "model": model}.items() if value is not None} - {"name", "jobs"}
+    others = {key for key, value in {**flags, "model": model}.items() if value is not None} - {"name", "jobs", "ray"}
     if recipe is None and not others:
         begun = recipes.planned(Study(source), name)
-        config = config if begun is None else begun.model_copy(update={"jobs": config.jobs})
+        config = config if begun is None else begun.model_copy(update={"jobs": config.jobs, "ray": config.ray})
     if model is not None:
         config = config.model_copy(update={"finetune": config.finetune.model_copy(update={"model": model})})
 
