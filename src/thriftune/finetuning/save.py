@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from thriftune.artifacts import make_directory, sync_directory, sync_tree
-from thriftune.finetuning.train import Trained, quiet
+from thriftune.finetuning.prepare import quiet
+from thriftune.finetuning.train import Trained
 from thriftune.model import LanguageModel, locate
 
 _ADAPTER_CARD = """---
