@@ -118,6 +118,15 @@ class Server:
         assert reply.status_code == 200, reply.text
         return reply.json()
 
+    def cpu(self) -> float:
+        """Processor seconds that the server has used so far, its finished children's not."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> float:
+        """Resident memory of the server in MiB."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
     def kill(self) -> None:
         """As a power cut does."""
         self.process.send_signal(signal.SIGKILL)

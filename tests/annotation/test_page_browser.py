@@ -15,7 +15,6 @@ from web_server import Server, make_study
 
 from thriftune.study import Study
 
-pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytestmark = pytest.mark.skipif(BROWSER is None or DRIVER is None, reason="needs chromium and chromedriver")
 

@@ -13,7 +13,6 @@ from web_server import Server, make_study
 
 from thriftune.annotations import AnnotationStore
 
-pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 

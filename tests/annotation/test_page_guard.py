@@ -11,7 +11,6 @@ import httpx
 import pytest
 from web_server import Server, make_study
 
-pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 TOKEN = "a-token-of-the-test"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -108,7 +109,7 @@ def answer(
     if not text.strip():
         raise AnnotationError("the answer is empty: write one, or skip the prompt")
     seen = _checked(connection, prompt_id, annotator, text, revision)
-    given = page(connection, prompt_id, annotator)
+    given = page(connection, prompt_id, annotator) if seen is None else seen
     if seen is None and not given.unsent and given.status == "final":
         return  # the same request again: its first reply was lost on the way
     spent = max(seconds, given.seconds)
@@ -141,19 +142,21 @@ def skip(
         _keep(connection, prompt_id, annotator, seen.text, spent, seen.revision + 1)
 
 
-def undo(connection: sqlite3.Connection, annotator: str) -> str | None:
-    """Take back the last answer, skip or flag of a person that is in force and in the ranking.
+def undo(connection: sqlite3.Connection, annotator: str, ranking: Container[str]) -> str | None:
+    """Take back the last answer, skip or flag of a person that is in force and about a prompt of ``ranking``.
 
     What it replaced is in force again, and a text taken back stays in the editor.
 
     Returns:
         The prompt, or None when there is nothing to take back.
     """
-    row = connection.execute(
-        "SELECT id, prompt_id, response, status, seconds FROM annotations JOIN ranking USING (prompt_id) "
-        "WHERE annotator = ? AND source = 'human' AND review = 0 AND replaced IS NULL ORDER BY id DESC LIMIT 1",
+    rows = connection.execute(
+        "SELECT id, prompt_id, response, status, seconds FROM annotations "
+        "WHERE annotator = ? AND source = 'human' AND review = 0 AND replaced IS NULL ORDER BY id DESC",
         (annotator,),
-    ).fetchone()
+    )
+    row = next((row for row in rows if row[1] in ranking), None)
+    rows.close()
     if row is None:
         return None
     identifier, prompt_id, response, status, seconds = row

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from itertools import islice, repeat
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, TypeVar
 
 from thriftune.annotation import answers, review, standing
-from thriftune.annotation.material import material
+from thriftune.annotation.material import Material
 from thriftune.annotation.queue import Queue, Terms
 from thriftune.annotation.writer import Writer
 from thriftune.annotations import Flag
@@ -19,7 +20,8 @@ from thriftune.study import HOLDOUT, Study
 
 Result = TypeVar("Result")
 _SHOWN = 60
-_COUNT_REST = 20
+_TRAIL = 500
+_REST = 20
 
 
 class Desk:
@@ -56,24 +58,27 @@ class Desk:
             raise AnnotationError(f"{study.path} has {what}: there is nothing to annotate")
         self.study, self.selection, self.record = study, selection, record
         self.show_drafts, self.guidelines = drafts, guidelines
-        self._prompts: dict[str, dict[str, Any]] = {}
-        self._load([*ids, *reserve])
         self.queue = Queue([*ids, *reserve], Terms(len(ids), overlap, lease))
+        self._prompts = Material(study, record.get("run"), drafts=drafts)
+        self._prompts.add(self.queue.ids)
         self._writer = Writer(study.annotations)
-        self._counts: tuple[float, dict[str, Any]] = (-1e9, {})
+        self._reader = Writer(study.annotations, reading=True)
+        self._names: tuple[float, list[str]] = (-1e9, [])
 
     def close(self) -> None:
         """Finish what was begun."""
+        self._reader.close()
         self._writer.close()
 
     def extend(self, ids: Sequence[str]) -> None:
-        """Add to the reserve."""
-        self._load([i for i in ids if i not in self._prompts])
-        self._do(lambda connection: self.queue.extend(ids)).result()
+        """Add to the reserve; one caller at a time."""
+        new = [i for i in dict.fromkeys(ids) if i not in self.queue]
+        self._prompts.add(new)
+        self._do(lambda connection: self.queue.extend(new)).result()
 
     def reserve_left(self) -> int:
         """How many prompts are there to take the place of flagged ones."""
-        return self._do(lambda connection: len(self.queue.ids) - self.queue.window(connection)).result()
+        return self._count().result()["reserve"]
 
     # --- one prompt -------------------------------------------------------------------------------------------------
 
@@ -85,7 +90,8 @@ class Desk:
         """A prompt that a person chose to look at; leased to them if it is free."""
 
         def work(connection: Connection) -> dict[str, Any]:
-            return {"item": self._item(connection, prompt_id, name, take=True), "counts": self._count(connection)}
+            item = self._item(connection, prompt_id, name, take=True)
+            return {"item": item, "counts": self.queue.counts(connection)}
 
         return self._about(prompt_id, work)
 
@@ -115,7 +121,6 @@ class Desk:
         def work(connection: Connection) -> dict[str, Any]:
             answers.skip(connection, prompt_id, name, seconds, reason, flag)
             self.queue.release(connection, prompt_id, name)
-            self.queue.reopened(connection)  # a skip may take an answer back
             return self._next(connection, name, None)
 
         return self._about(prompt_id, work)
@@ -124,10 +129,9 @@ class Desk:
         """Take a person's last step back; ``item`` is the prompt it was about, None when there was none."""
 
         def work(connection: Connection) -> dict[str, Any]:
-            prompt_id = answers.undo(connection, name)
-            self.queue.reopened(connection)
+            prompt_id = answers.undo(connection, name, self.queue)
             item = None if prompt_id is None else self._item(connection, prompt_id, name, take=True)
-            return {"item": item, "counts": self._count(connection, fresh=True)}
+            return {"item": item, "counts": self.queue.counts(connection)}
 
         return self._do(work)
 
@@ -135,36 +139,41 @@ class Desk:
 
     def find(self, name: str, query: str, state: str) -> Future[dict[str, Any]]:
         """Prompts by their words, id or one's own answer, and by state (``all``, ``open``, ``mine``, ``skipped``)."""
-        return self._do(lambda connection: self._find(connection, name, query, state))
+        return self._reader.submit(lambda connection: self._find(connection, name, query, state))
 
     def trail(self, name: str) -> Future[list[str]]:
         """Prompts that a person answered or passed, in the order in which they did: the way back."""
-        return self._do(
-            lambda connection: [
-                prompt_id
-                for (prompt_id,) in connection.execute(
-                    "SELECT prompt_id FROM annotations JOIN ranking USING (prompt_id) WHERE annotator = ? AND "
-                    "source = 'human' AND review = 0 AND replaced IS NULL ORDER BY id DESC LIMIT 500",
-                    (name,),
-                )
-            ][::-1]
-        )
+
+        def work(connection: Connection) -> list[str]:
+            rows = connection.execute(
+                "SELECT prompt_id FROM annotations WHERE annotator = ? AND source = 'human' AND review = 0 "
+                "AND replaced IS NULL ORDER BY id DESC",
+                (name,),
+            )
+            return [*islice((i for (i,) in rows if i in self.queue), _TRAIL)][::-1]
+
+        return self._reader.submit(work)
 
     def names(self) -> Future[list[str]]:
-        """Who has worked on the study so far."""
-        return self._do(
-            lambda connection: [
-                name
-                for (name,) in connection.execute(
+        """Who has worked on the study so far, as of a moment ago."""
+
+        def work(connection: Connection) -> list[str]:
+            # This reads every answer, so it may take a twentieth of the time and no more.
+            began = time.monotonic()
+            if began >= self._names[0]:
+                found = connection.execute(
                     "SELECT annotator FROM annotations WHERE source = 'human' AND annotator != '' "
                     "UNION SELECT annotator FROM drafts ORDER BY 1"
-                )
-            ]
-        )
+                ).fetchall()
+                ended = time.monotonic()
+                self._names = (ended + _REST * (ended - began), [name for (name,) in found])
+            return self._names[1]
+
+        return self._reader.submit(work)
 
     def standing(self) -> Future[dict[str, Any]]:
         """See `standing.standing`."""
-        return self._do(lambda connection: standing.standing(connection, self.queue))
+        return self._reader.submit(lambda c: standing.standing(c, self.queue, self._count().result()))
 
     # --- review -----------------------------------------------------------------------------------------------------
 
@@ -172,12 +181,12 @@ class Desk:
         """What there is to review, with agreement figures."""
 
         def work(connection: Connection) -> dict[str, Any]:
-            items = review.to_review(connection)
+            items = review.to_review(connection, self.queue.rank_of)
             for item in items:
-                item["snippet"] = self._prompts[item["id"]]["snippet"]
-            return {"items": items, "agreement": review.figures(connection)}
+                item["snippet"] = self._prompts.snippet(item["rank"])
+            return {"items": items, "agreement": review.figures(connection, self.queue.rank_of)}
 
-        return self._do(work)
+        return self._reader.submit(work)
 
     def side_by_side(self, prompt_id: str) -> Future[dict[str, Any]]:
         """Answers to one prompt beside each other."""
@@ -197,7 +206,6 @@ class Desk:
 
         def work(connection: Connection) -> dict[str, Any]:
             (review.reopen if what == "decision" else answers.put_back)(connection, prompt_id)
-            self.queue.reopened(connection)
             return self._sides(connection, prompt_id)
 
         return self._about(prompt_id, work)
@@ -219,28 +227,20 @@ class Desk:
     def _next(self, connection: Connection, name: str, after: str | None) -> dict[str, Any]:
         found = self.queue.assign(connection, name, time.time(), after=after)
         item = None if found is None else self._item(connection, found, name, take=False)
-        return {"item": item, "counts": self._count(connection, fresh=found is None)}
+        return {"item": item, "counts": self.queue.counts(connection)}
 
-    def _count(self, connection: Connection, *, fresh: bool = False) -> dict[str, Any]:
-        # Counting reads every answer, so it may take a twentieth of the time and no more.
-        began = time.monotonic()
-        if fresh or began >= self._counts[0]:
-            found = standing.counts(connection, self.queue)
-            ended = time.monotonic()
-            self._counts = (ended + _COUNT_REST * (ended - began), found)
-        return self._counts[1]
+    def _count(self) -> Future[dict[str, int]]:
+        return self._do(self.queue.counts)
 
     def _item(self, connection: Connection, prompt_id: str, name: str, *, take: bool) -> dict[str, Any]:
         held_by = self.queue.take(connection, prompt_id, name, time.time()) if take else []
         page = answers.page(connection, prompt_id, name)
-        prompt = self._prompts[prompt_id]
+        rank = self.queue.rank_of[prompt_id]
         return {
             "id": prompt_id,
-            "rank": self.queue.rank_of[prompt_id],
-            "reserve": self.queue.rank_of[prompt_id] > self.queue.terms.target,
-            "task": prompt["task"],
-            "turns": prompt["turns"],
-            "draft": prompt["draft"],
+            "rank": rank,
+            "reserve": rank > self.queue.terms.target,
+            **self._prompts(rank),
             "held_by": held_by,
             "text": page.text,
             "revision": page.revision,
@@ -252,10 +252,11 @@ class Desk:
         }
 
     def _sides(self, connection: Connection, prompt_id: str) -> dict[str, Any]:
-        prompt = self._prompts[prompt_id]
+        rank = self.queue.rank_of[prompt_id]
+        prompt = self._prompts(rank)
         return {
             "id": prompt_id,
-            "rank": self.queue.rank_of[prompt_id],
+            "rank": rank,
             "task": prompt["task"],
             "turns": prompt["turns"],
             **review.side_by_side(connection, prompt_id),
@@ -276,29 +277,25 @@ class Desk:
                 "SELECT prompt_id, response FROM drafts WHERE annotator = ? AND response IS NOT NULL", (name,)
             )
         }
-        end = self.queue.window(connection)
+        counts = self._count().result()
+        end = len(self.queue.ids) - counts["reserve"]
         words = query.casefold().split()
+        searchable = self._prompts.searchable(end) if words else repeat("")
         found: list[dict[str, Any]] = []
         total = 0
-        for rank, prompt_id in enumerate(self.queue.ids[:end], 1):
+        for rank, (prompt_id, prompt) in enumerate(zip(islice(self.queue.ids, end), searchable, strict=False), 1):
             status, flag, response = own.get(prompt_id, ("draft" if prompt_id in begun else "new", None, ""))
             if not _in_state(state, status):
                 continue
-            prompt = self._prompts[prompt_id]
             if words:
-                text = "\n".join((prompt_id, prompt["search"], (begun.get(prompt_id) or response).casefold()))
+                text = "\n".join((prompt_id.casefold(), prompt, (begun.get(prompt_id) or response).casefold()))
                 if not all(word in text for word in words):
                     continue
             total += 1
             if len(found) < _SHOWN:
-                found.append(
-                    {"id": prompt_id, "rank": rank, "status": status, "flag": flag, "snippet": prompt["snippet"]}
-                )
+                snippet = self._prompts.snippet(rank)
+                found.append({"id": prompt_id, "rank": rank, "status": status, "flag": flag, "snippet": snippet})
         return {"items": found, "total": total}
-
-    def _load(self, ids: Sequence[str]) -> None:
-        if ids:
-            self._prompts.update(material(self.study, self.record.get("run"), ids, drafts=self.show_drafts))
 
 
 def _in_state(state: str, status: str) -> bool:

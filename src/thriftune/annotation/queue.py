@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
 
-# A person's word on a prompt: an answer of their own. What a model or a review wrote is none.
-_HUMAN = "a.source IN ('human', 'imported') AND a.review = 0 AND a.replaced IS NULL"
-# An answer that people stand for, a review's included.
-ANSWER = "a.source IN ('human', 'imported') AND a.status = 'final' AND a.replaced IS NULL"
+_COLUMNS = "prompt_id, annotator, source, status, flag, review"
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,28 @@ class Terms:
     lease: float = 900.0
 
 
+class Word(NamedTuple):
+    """What people have said on one prompt.
+
+    Args:
+        said: who gave a final answer or a flag; what a model or a review wrote is no person's word.
+        done: who answered or skipped it on the page: it is not handed to them again.
+        given: answers that stand, a review's included, at most the overlap.
+        lacks: answers still to be given; 0 when it is settled.
+        settled: nobody is to be handed it any more.
+        flagged: somebody flagged it.
+        out: flagged, and without an answer: another prompt takes its place.
+    """
+
+    said: tuple[str, ...] = ()
+    done: tuple[str, ...] = ()
+    given: int = 0
+    lacks: int = 0
+    settled: bool = False
+    flagged: bool = False
+    out: bool = False
+
+
 class Queue:
     """Prompts in the order of the ranking, handed out one at a time.
 
@@ -34,6 +56,10 @@ class Queue:
     nobody answered, one more of the ranking. A prompt is settled when ``overlap`` people gave a final answer or a flag,
     when it was flagged and nobody answered it, or when a review decided. All methods run inside the caller's
     transaction, so that no two people can be handed the same place.
+
+    What people said is kept in memory, prompt by prompt, so that no request reads all answers: a trigger of the
+    connection names the prompts that change, and they are read again. Where another process wrote or a transaction was
+    undone, everything is.
 
     Args:
         ids: the selection in pick order.
@@ -44,51 +70,192 @@ class Queue:
         self.terms = terms
         self.ids: list[str] = []
         self.rank_of: dict[str, int] = {}
+        self._version, self._step = -1, 0
+        self._stale: set[str] = set()  # changed, to be read again
+        self._fresh: set[str] = set()  # read again since the step began
+        self._words: dict[str, Word] = {}
+        self._same: dict[Word, Word] = {}  # a few hundred people say only so many different things
+        self._open: list[int] = []  # unsettled ranks up to _reached, in order
+        self._reached = 0
+        self._outs: list[int] = []
+        self._beyond: set[str] = set()  # with a word, and not among the first `target`
+        self._totals = [0, 0, 0, 0, 0]  # prompts with a word, settled, answered, answers given, answers lacking
+        self._flagged = 0
         self.extend(ids)
 
-    def extend(self, ids: Sequence[str]) -> None:
+    def extend(self, ids: Iterable[str]) -> None:
         """Put more prompts at the end of the ranking; those that are in it already stay where they are."""
-        for i in ids:
-            if i not in self.rank_of:
-                self.ids.append(i)
-                self.rank_of[i] = len(self.ids)
+        new = [i for i in dict.fromkeys(ids) if i not in self.rank_of]
+        self.rank_of.update(zip(new, count(len(self.ids) + 1), strict=False))
+        self.ids += new
+        self._stale.update(new if self._version != -1 else ())  # the first time, all that was said is read
 
-    def __contains__(self, prompt_id: str) -> bool:
+    def __contains__(self, prompt_id: object) -> bool:
         return prompt_id in self.rank_of
 
-    def refresh(self, connection: sqlite3.Connection) -> None:
-        """Bring the connection's copy of the ranking up to date; first thing in every transaction."""
-        # Tables of the connection's own: the ranking's place is the selection's file, not the answers'. What they
-        # hold is rolled back with a transaction that fails, which variables of ours would not be.
-        connection.execute("CREATE TEMP TABLE IF NOT EXISTS ranking (rank INTEGER PRIMARY KEY, prompt_id TEXT UNIQUE)")
-        (count,) = connection.execute("SELECT COALESCE(MAX(rank), 0) FROM ranking").fetchone()
-        if count < len(self.ids):
-            connection.executemany("INSERT INTO ranking VALUES (?, ?)", enumerate(self.ids[count:], count + 1))
-        # Everything before `open_from` is settled for everyone. Only a shortcut: where others wrote, it starts over.
-        connection.execute("CREATE TEMP TABLE IF NOT EXISTS mark (open_from INTEGER, seen INTEGER)")
-        (version,) = connection.execute("PRAGMA data_version").fetchone()
-        if connection.execute("SELECT seen FROM mark").fetchone() != (version,):
-            connection.execute("DELETE FROM mark")
-            connection.execute("INSERT INTO mark VALUES (1, ?)", (version,))
+    # --- what was said ----------------------------------------------------------------------------------------------
 
-    def reopened(self, connection: sqlite3.Connection) -> None:
-        """Somebody took a word back: a place before the first open one may be open again."""
-        connection.execute("UPDATE mark SET open_from = 1")
+    def refresh(self, connection: sqlite3.Connection) -> None:
+        """Notice what changed outside; first thing in every transaction or savepoint."""
+        try:
+            (step,) = connection.execute("SELECT step FROM temp.steps").fetchone()
+        except sqlite3.OperationalError:  # the first one, or the first one was undone
+            self._install(connection)
+            step = 0
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        # The database's count of steps is rolled back with a transaction, ours is not. One step less: the last one
+        # was undone, and what it touched is read again in any case.
+        if version != self._version or not self._step - 1 <= step <= self._step:
+            self._rebuild(connection)
+        again, self._fresh = self._fresh, set()
+        for prompt_id in again:
+            self._read(connection, prompt_id)
+        self._version, self._step = version, step + 1
+        connection.execute("UPDATE temp.steps SET step = ?", (step + 1,))
+
+    def _install(self, connection: sqlite3.Connection) -> None:
+        connection.create_function("touched", 1, self._stale.add)
+        for event, row in (("INSERT", "new"), ("UPDATE", "new"), ("DELETE", "old")):
+            connection.execute(
+                f"CREATE TEMP TRIGGER IF NOT EXISTS touched_{event} AFTER {event} ON main.annotations "
+                f"BEGIN SELECT touched({row}.prompt_id); END"
+            )
+        connection.execute("CREATE TEMP TABLE steps AS SELECT 0 AS step")
+        self._version = -1
+
+    def _rebuild(self, connection: sqlite3.Connection) -> None:
+        self._words, self._open, self._outs, self._beyond = {}, [], [], set()
+        self._reached = self._flagged = 0
+        self._totals = [0, 0, 0, 0, 0]
+        self._stale.clear()
+        self._fresh.clear()
+        rows: list[tuple[str, ...]] = []
+        for row in connection.execute(
+            f"SELECT {_COLUMNS} FROM annotations WHERE replaced IS NULL AND source != 'teacher' ORDER BY prompt_id"
+        ):
+            if rows and rows[0][0] != row[0]:
+                self._note(rows[0][0], rows)
+                rows = []
+            rows.append(row)
+        if rows:
+            self._note(rows[0][0], rows)
+
+    def _settle(self, connection: sqlite3.Connection) -> None:
+        """Read the prompts again that changed."""
+        while self._stale:
+            prompt_id = self._stale.pop()
+            self._fresh.add(prompt_id)
+            self._read(connection, prompt_id)
+
+    def _read(self, connection: sqlite3.Connection, prompt_id: str) -> None:
+        rows = connection.execute(
+            f"SELECT {_COLUMNS} FROM annotations WHERE prompt_id = ? AND replaced IS NULL AND source != 'teacher'",
+            (prompt_id,),
+        ).fetchall()
+        self._note(prompt_id, rows)
+
+    def _note(self, prompt_id: str, rows: Sequence[tuple[str, ...]]) -> None:
+        rank = self.rank_of.get(prompt_id)
+        if rank is None:
+            return
+        before = self._words.get(prompt_id, _NOTHING)
+        word = self._word(rows)
+        if word == before:
+            return
+        if word == _NOTHING:
+            del self._words[prompt_id]
+        else:
+            self._words[prompt_id] = self._same.setdefault(word, word)
+        if rank > self.terms.target:
+            (self._beyond.discard if word == _NOTHING else self._beyond.add)(prompt_id)
+        else:
+            for place, (old, new) in enumerate(zip(_counted(before), _counted(word), strict=True)):
+                self._totals[place] += new - old
+        self._flagged += word.flagged - before.flagged
+        if word.out != before.out:
+            self._outs.remove(rank) if before.out else insort(self._outs, rank)
+        if word.settled != before.settled and rank <= self._reached:
+            if word.settled:
+                del self._open[bisect_left(self._open, rank)]
+            else:
+                insort(self._open, rank)
+
+    def _word(self, rows: Sequence[tuple[str, ...]]) -> Word:
+        said: set[str] = set()
+        done: set[str] = set()
+        answered: set[str] = set()
+        stands: set[str] = set()
+        flagged = reviewed = False
+        for _, annotator, source, status, flag, review in rows:
+            final = status == "final"
+            if final:
+                stands.add(annotator)
+            flagged = flagged or flag is not None
+            if review:
+                reviewed = True
+                continue
+            if final:
+                answered.add(annotator)
+            if final or flag is not None:
+                said.add(annotator)
+            if source == "human" and status != "draft":
+                done.add(annotator)
+        if not rows:
+            return _NOTHING
+        overlap = self.terms.overlap
+        settled = len(said) >= overlap or reviewed or (flagged and not answered)
+        return Word(
+            said=tuple(sorted(said)),
+            done=tuple(sorted(done)),
+            given=min(len(stands), overlap),
+            lacks=0 if settled else max(overlap - len(answered), 1),
+            settled=settled,
+            flagged=flagged,
+            out=flagged and not stands,
+        )
+
+    # --- how far it is ----------------------------------------------------------------------------------------------
 
     def window(self, connection: sqlite3.Connection) -> int:
         """How far down the ranking prompts are handed out."""
+        self._settle(connection)
         end = self.terms.target
-        for (rank,) in connection.execute(
-            f"""
-            SELECT DISTINCT q.rank FROM annotations f JOIN ranking q ON q.prompt_id = f.prompt_id
-            WHERE f.flag IS NOT NULL AND f.replaced IS NULL AND NOT EXISTS (
-                SELECT 1 FROM annotations a WHERE a.prompt_id = f.prompt_id AND {ANSWER})
-            ORDER BY q.rank
-            """
-        ):
-            if rank <= end:
-                end += 1
+        for rank in self._outs:
+            if rank > end:
+                break
+            end += 1
         return min(end, len(self.ids))
+
+    def counts(self, connection: sqlite3.Connection) -> dict[str, int]:
+        """How far the budget is.
+
+        Returns:
+            ``target`` prompts to be answered, ``answered`` that have a person's final answer, answers ``given`` (with
+            overlap, several a prompt) and ``missing``, prompts ``open``, ``flagged`` prompts, ``reserve`` left to take
+            their place, and ``short``: for how many of them there is none.
+        """
+        end = self.window(connection)
+        totals = list(self._totals)
+        for prompt_id in self._beyond:
+            if self.rank_of[prompt_id] <= end:
+                for place, value in enumerate(_counted(self._words[prompt_id])):
+                    totals[place] += value
+        known, settled, answered, given, lacking = totals
+        target = self.terms.target
+        return {
+            "target": target,
+            "answered": min(answered, target),
+            "given": given,
+            # What the reserve cannot fill is not counted.
+            "missing": lacking + (end - known) * self.terms.overlap,
+            "open": end - settled,
+            "overlap": self.terms.overlap,
+            "flagged": self._flagged,
+            "reserve": len(self.ids) - end,
+            "short": target - (end - bisect_left(self._outs, end + 1)),
+        }
+
+    # --- who gets what ----------------------------------------------------------------------------------------------
 
     def assign(
         self, connection: sqlite3.Connection, annotator: str, time: float, *, after: str | None = None
@@ -106,17 +273,57 @@ class Queue:
         """
         connection.execute("DELETE FROM leases WHERE expires <= ?", (time,))
         end = self.window(connection)
+        held: dict[str, set[str]] = {}
+        begun: set[str] = set()
+        for prompt_id, name in connection.execute("SELECT prompt_id, annotator FROM leases"):
+            if name == annotator:
+                begun.add(prompt_id)
+            else:
+                held.setdefault(prompt_id, set()).add(name)
         found = None
         if after is None:
-            found = self._begun(connection, annotator, time, end)
+            drafts = "SELECT prompt_id FROM drafts WHERE annotator = ? AND response IS NOT NULL"
+            begun.update(prompt_id for (prompt_id,) in connection.execute(drafts, (annotator,)))
+            ranks = sorted(self.rank_of.get(prompt_id, end + 1) for prompt_id in begun)
+            found = next((r for r in ranks if r <= end and self._free(r, annotator, held)), None)
         else:
-            start = self.rank_of.get(after, 0) + 1
-            found = self._open(connection, annotator, time, start, end)
+            found = self._from(self.rank_of.get(after, 0) + 1, end, annotator, held)
         if found is None:
-            found = self._open(connection, annotator, time, self._advance(connection, end), end)
-        if found is not None:
-            self.take(connection, found, annotator, time)
-        return found
+            found = self._from(1, end, annotator, held)
+        if found is None:
+            return None
+        self.take(connection, self.ids[found - 1], annotator, time)
+        return self.ids[found - 1]
+
+    def _from(self, start: int, end: int, annotator: str, held: dict[str, set[str]]) -> int | None:
+        """The first rank from ``start`` to ``end`` that the person can have."""
+        at = bisect_left(self._open, start)
+        while True:
+            if at == len(self._open) and not self._reach(end):
+                return None
+            rank = self._open[at]
+            if rank > end:
+                return None
+            if rank >= start and self._free(rank, annotator, held):
+                return rank
+            at += 1
+
+    def _reach(self, end: int) -> bool:
+        """Go on to the next unsettled rank, if there is one before ``end``."""
+        while self._reached < end:
+            self._reached += 1
+            if not self._words.get(self.ids[self._reached - 1], _NOTHING).settled:
+                self._open.append(self._reached)
+                return True
+        return False
+
+    def _free(self, rank: int, annotator: str, held: dict[str, set[str]]) -> bool:
+        prompt_id = self.ids[rank - 1]
+        word = self._words.get(prompt_id, _NOTHING)
+        if word.settled or annotator in word.done:
+            return False
+        # Who holds a lease and has given an answer before is editing it and counts once.
+        return len(held.get(prompt_id, _NOBODY).union(word.said)) < self.terms.overlap
 
     def take(self, connection: sqlite3.Connection, prompt_id: str, annotator: str, time: float) -> list[str]:
         """Lease a prompt to a person, or renew the lease, and release what they hold without having begun it.
@@ -136,27 +343,23 @@ class Queue:
 
     def renew(self, connection: sqlite3.Connection, prompt_id: str, annotator: str, time: float) -> list[str]:
         """As `take`, releasing nothing."""
-        others = [
+        holders = [
             name
             for (name,) in connection.execute(
-                "SELECT annotator FROM leases WHERE prompt_id = ? AND annotator != ? AND expires > ?",
-                (prompt_id, annotator, time),
+                "SELECT annotator FROM leases WHERE prompt_id = ? AND expires > ?", (prompt_id, time)
             )
         ]
-        held = connection.execute(
-            "SELECT 1 FROM leases WHERE prompt_id = ? AND annotator = ? AND expires > ?", (prompt_id, annotator, time)
-        ).fetchone()
-        if held is None and others:
+        if holders and annotator not in holders:
             words = {
                 name
                 for (name,) in connection.execute(
-                    f"SELECT annotator FROM annotations a WHERE a.prompt_id = ? AND a.annotator != ? AND {_HUMAN} "
-                    "AND a.status = 'final'",
+                    "SELECT annotator FROM annotations WHERE prompt_id = ? AND annotator != ? AND replaced IS NULL "
+                    "AND source IN ('human', 'imported') AND review = 0 AND status = 'final'",
                     (prompt_id, annotator),
                 )
             }
-            if len(words | set(others)) >= self.terms.overlap:
-                return others
+            if len(words.union(holders)) >= self.terms.overlap:
+                return holders
         connection.execute(
             "INSERT INTO leases VALUES (?, ?, ?) "
             "ON CONFLICT (prompt_id, annotator) DO UPDATE SET expires = excluded.expires",
@@ -168,65 +371,10 @@ class Queue:
         """Let go of a prompt."""
         connection.execute("DELETE FROM leases WHERE prompt_id = ? AND annotator = ?", (prompt_id, annotator))
 
-    def _begun(self, connection: sqlite3.Connection, annotator: str, time: float, end: int) -> str | None:
-        """The first open prompt that the person holds or has written something for."""
-        for (rank,) in connection.execute(
-            """
-            SELECT q.rank FROM ranking q JOIN (
-                SELECT prompt_id FROM leases WHERE annotator = :me
-                UNION SELECT prompt_id FROM drafts WHERE annotator = :me AND response IS NOT NULL) USING (prompt_id)
-            WHERE q.rank <= :end ORDER BY q.rank
-            """,
-            {"me": annotator, "end": end},
-        ).fetchall():
-            found = self._open(connection, annotator, time, rank, rank)
-            if found is not None:
-                return found
-        return None
 
-    def _advance(self, connection: sqlite3.Connection, end: int) -> int:
-        """Move the mark past what is settled for everyone."""
-        (start,) = connection.execute("SELECT open_from FROM mark").fetchone()
-        row = connection.execute(
-            f"SELECT rank FROM ranking q WHERE rank BETWEEN :start AND :end AND NOT {SETTLED} ORDER BY rank LIMIT 1",
-            {"start": start, "end": end, "overlap": self.terms.overlap},
-        ).fetchone()
-        start = end + 1 if row is None else int(row[0])
-        connection.execute("UPDATE mark SET open_from = ?", (start,))
-        return start
-
-    def _open(self, connection: sqlite3.Connection, annotator: str, time: float, start: int, end: int) -> str | None:
-        row = connection.execute(
-            _NEXT, {"start": start, "end": end, "overlap": self.terms.overlap, "me": annotator, "time": time}
-        ).fetchone()
-        return None if row is None else str(row[0])
+_NOTHING = Word()
+_NOBODY: frozenset[str] = frozenset()
 
 
-_VERDICTS = f"""
-    (SELECT COUNT(DISTINCT a.annotator) FROM annotations a
-     WHERE a.prompt_id = q.prompt_id AND {_HUMAN} AND (a.status = 'final' OR a.flag IS NOT NULL))
-"""
-SETTLED = f"""(
-    {_VERDICTS} >= :overlap
-    OR EXISTS (SELECT 1 FROM annotations r WHERE r.prompt_id = q.prompt_id AND r.review = 1 AND r.replaced IS NULL)
-    OR (EXISTS (SELECT 1 FROM annotations f
-                WHERE f.prompt_id = q.prompt_id AND f.flag IS NOT NULL AND f.replaced IS NULL)
-        AND NOT EXISTS (SELECT 1 FROM annotations a
-                        WHERE a.prompt_id = q.prompt_id AND a.status = 'final' AND {_HUMAN}))
-)"""
-# Who holds a lease and has given an answer before is editing it and counts once.
-_NEXT = f"""
-    SELECT q.prompt_id FROM ranking q
-    WHERE q.rank BETWEEN :start AND :end
-      AND NOT EXISTS (SELECT 1 FROM annotations m
-                      WHERE m.prompt_id = q.prompt_id AND m.annotator = :me AND m.source = 'human' AND m.review = 0
-                        AND m.replaced IS NULL AND m.status IN ('final', 'skipped'))
-      AND NOT {SETTLED}
-      AND {_VERDICTS} + (
-          SELECT COUNT(*) FROM leases l
-          WHERE l.prompt_id = q.prompt_id AND l.annotator != :me AND l.expires > :time
-            AND NOT EXISTS (SELECT 1 FROM annotations a
-                            WHERE a.prompt_id = l.prompt_id AND a.annotator = l.annotator AND {_HUMAN}
-                              AND (a.status = 'final' OR a.flag IS NOT NULL))) < :overlap
-    ORDER BY q.rank LIMIT 1
-"""
+def _counted(word: Word) -> tuple[int, int, int, int, int]:
+    return int(word != _NOTHING), int(word.settled), int(word.given > 0), word.given, word.lacks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
 from thriftune.annotation.agreement import agreement, word_f1
@@ -14,41 +15,42 @@ _ANSWERS = "a.source IN ('human', 'imported') AND a.status = 'final' AND a.revie
 _DECISION = "review = 1 AND replaced IS NULL"
 
 
-def to_review(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+def to_review(connection: sqlite3.Connection, ranks: Mapping[str, int]) -> list[dict[str, Any]]:
     """Prompts of the ranking that several people answered or somebody flagged.
+
+    Args:
+        connection: in a transaction.
+        ranks: the ranking, by prompt.
 
     Returns:
         For each, by rank: ``id``, ``rank``, ``answers`` (how many), ``flags``, ``likeness`` (mean word F1 of its
         answers, None for one), ``decided`` (by whom, or None).
     """
-    texts: dict[str, list[str]] = {}
-    for prompt_id, response in connection.execute(
-        f"SELECT a.prompt_id, a.response FROM annotations a JOIN ranking USING (prompt_id) WHERE {_ANSWERS}"
-    ):
-        texts.setdefault(prompt_id, []).append(response)
-    rows = connection.execute(
-        """
-        SELECT prompt_id, rank, SUM(flag IS NOT NULL), MAX(CASE WHEN review = 1 THEN annotator END)
-        FROM annotations JOIN ranking USING (prompt_id) WHERE replaced IS NULL
-        GROUP BY prompt_id ORDER BY rank
+    candidates = connection.execute(
+        f"""
+        SELECT a.prompt_id, SUM({_ANSWERS}), SUM(flag IS NOT NULL), MAX(CASE WHEN review = 1 THEN annotator END)
+        FROM annotations a WHERE replaced IS NULL GROUP BY a.prompt_id
+        HAVING SUM({_ANSWERS}) > 1 OR SUM(flag IS NOT NULL) > 0 OR SUM(review) > 0
         """
     ).fetchall()
     found = []
-    for prompt_id, rank, flags, decided in rows:
-        answers = texts.get(prompt_id, [])
-        if len(answers) < 2 and not flags and decided is None:
+    for prompt_id, count, flags, decided in candidates:
+        if prompt_id not in ranks:
             continue
+        texts = connection.execute(
+            f"SELECT response FROM annotations a WHERE a.prompt_id = ? AND {_ANSWERS}", (prompt_id,)
+        )
         found.append(
             {
                 "id": prompt_id,
-                "rank": rank,
-                "answers": len(answers),
+                "rank": ranks[prompt_id],
+                "answers": count,
                 "flags": flags,
-                "likeness": _likeness(answers),
+                "likeness": _likeness([text for (text,) in texts]) if count > 1 else None,
                 "decided": decided,
             }
         )
-    return found
+    return sorted(found, key=lambda item: item["rank"])
 
 
 def _likeness(answers: list[str]) -> float | None:
@@ -56,15 +58,15 @@ def _likeness(answers: list[str]) -> float | None:
     return sum(word_f1(a, b) for a, b in pairs) / len(pairs) if pairs else None
 
 
-def figures(connection: sqlite3.Connection) -> dict[str, Any]:
+def figures(connection: sqlite3.Connection, ranks: Mapping[str, int]) -> dict[str, Any]:
     """Agreement over all prompts of the ranking with several answers, as JSON values; see `agreement`."""
     answers: dict[str, dict[str, str]] = {}
     for prompt_id, name, response in connection.execute(
-        f"SELECT a.prompt_id, a.annotator, a.response FROM annotations a JOIN ranking USING (prompt_id) "
-        f"WHERE {_ANSWERS} ORDER BY rank, a.id"
+        f"SELECT a.prompt_id, a.annotator, a.response FROM annotations a WHERE {_ANSWERS} AND a.prompt_id IN "
+        f"(SELECT a.prompt_id FROM annotations a WHERE {_ANSWERS} GROUP BY 1 HAVING COUNT(*) > 1) ORDER BY a.id"
     ):
         answers.setdefault(prompt_id, {})[name] = response
-    found = agreement(answers)
+    found = agreement({i: answers[i] for i in sorted(answers.keys() & ranks.keys(), key=ranks.__getitem__)})
     return {
         "prompts": found.prompts,
         "exact": found.exact,

@@ -1,4 +1,4 @@
-"""One thread that owns the database: what arrives together is committed, and flushed to disk, together."""
+"""Threads that own the database: what arrives together is committed, and flushed to disk, together."""
 
 from __future__ import annotations
 
@@ -26,16 +26,22 @@ class Writer:
 
     Args:
         store: the answers.
+        reading: a thread for what only reads, and may take long: nobody's save waits for it.
 
     Raises:
         StudyError: the file cannot be opened.
     """
 
-    def __init__(self, store: AnnotationStore) -> None:
+    def __init__(self, store: AnnotationStore, *, reading: bool = False) -> None:
         self._store = store
         self._connection = store.connect()
+        # At once IMMEDIATE: a transaction that begins by reading may find later that it cannot write.
+        self._begin = "BEGIN" if reading else "BEGIN IMMEDIATE"
+        self._most = 1 if reading else _TOGETHER
+        if reading:
+            self._connection.execute("PRAGMA query_only = ON")
         self._waiting: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="annotations", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="reader" if reading else "annotations", daemon=True)
         self._thread.start()
 
     def submit(self, work: Work[Result]) -> Future[Result]:
@@ -67,7 +73,7 @@ class Writer:
                     open_ = False
                     break
                 batch.append(item)
-                if len(batch) == _TOGETHER:
+                if len(batch) == self._most:
                     break
                 try:
                     item = self._waiting.get_nowait()
@@ -78,13 +84,14 @@ class Writer:
         self._connection.close()
 
     def _together(self, batch: list[tuple[Work[Any], Future[Any]]]) -> None:
+        # Nobody waits for what was cancelled; what is begun can no longer be, so that its result has a taker.
+        batch = [(work, future) for work, future in batch if future.set_running_or_notify_cancel()]
         done: list[tuple[Future[Any], Any]] = []
         failed: list[tuple[Future[Any], BaseException]] = []
         connection = self._connection
         try:
             with self._store.reported():
-                # At once IMMEDIATE: a transaction that begins by reading may find later that it cannot write.
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(self._begin)
                 for work, future in batch:
                     connection.execute("SAVEPOINT one")
                     try:

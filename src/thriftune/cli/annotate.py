@@ -51,7 +51,7 @@ def command(
     from thriftune.errors import AnnotationError, require
     from thriftune.study import HOLDOUT, Study
 
-    for module in ("fastapi", "uvicorn"):
+    for module in ("uvicorn",):
         require(module, command="thriftune annotate", install="'thriftune[annotate]'")
     from thriftune.annotation.desk import Desk
     from thriftune.annotation.export import latest

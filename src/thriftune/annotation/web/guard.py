@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from starlette.exceptions import HTTPException
+from thriftune.annotation.web.app import MAX_BODY, TOO_LARGE, App, Receive, Scope, Send, respond
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-MAX_BODY = 4 * 1024 * 1024
-_TOO_LARGE = f"the request is larger than {MAX_BODY // 2**20} MiB"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = [
     # No script, style or picture but the page's own, and no string ever becomes HTML.
@@ -71,7 +64,7 @@ class Guard:
         if self._token is not None and not self._known(headers, _cookie(scope)):
             await self._introduce(scope, guarded)
             return
-        await self._app(scope, _limited(receive), guarded)
+        await self._app(scope, receive, guarded)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         host = headers.get(b"host", b"").decode("latin-1")
@@ -79,7 +72,7 @@ class Guard:
             return 421, f"this server does not go by the name {host[:100]!r}: start it with --allow-host NAME"
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 12 or int(length) > MAX_BODY:
-            return 413, _TOO_LARGE
+            return 413, TOO_LARGE
         if scope["method"] in _SAFE:
             return None
         origin = headers.get(b"origin")
@@ -139,26 +132,9 @@ def _same(given: bytes, token: str) -> bool:
     return secrets.compare_digest(given, token.encode())
 
 
-def _limited(receive: Receive) -> Receive:
-    seen = 0
-
-    async def limited() -> Any:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > MAX_BODY:
-            raise HTTPException(413, _TOO_LARGE)  # the application's own way out while it reads
-        return message
-
-    return limited
-
-
 async def _say(send: Send, status: int, text: str) -> None:
-    body = text.encode()
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
     ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await respond(send, status, text.encode(), headers)

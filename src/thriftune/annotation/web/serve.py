@@ -15,6 +15,7 @@ import uvicorn
 from thriftune.annotation.desk import Desk
 from thriftune.annotation.web.app import make_app
 from thriftune.annotation.web.guard import Guard
+from thriftune.annotation.web.patience import PatientProtocol, allow_many_connections
 from thriftune.errors import AnnotationError
 
 _TRIES = 50
@@ -87,6 +88,7 @@ def serve(
     if not local:
         say("others can connect: who has the address with its token can read and answer; traffic is not encrypted")
     say("stop with Ctrl-C; every answer is on disk as soon as the page says so")
+    allow_many_connections()
     server = uvicorn.Server(
         uvicorn.Config(
             Guard(make_app(desk), names, token),
@@ -95,6 +97,11 @@ def serve(
             log_level="warning",
             server_header=False,
             timeout_graceful_shutdown=3,
+            # Longer than people think between two saves: a connection for each would cost more than the save.
+            timeout_keep_alive=60,
+            http=PatientProtocol,
+            ws="none",
+            lifespan="off",
         )
     )
     if browser:
