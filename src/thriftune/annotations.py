@@ -56,6 +56,10 @@ _MIGRATIONS = (
         PRIMARY KEY (prompt_id, annotator)
     );
     """,
+    # What a person has begun, without reading what everybody ever began.
+    """
+    CREATE INDEX begun ON drafts (annotator) WHERE response IS NOT NULL;
+    """,
 )
 
 

@@ -80,7 +80,7 @@ def test_an_answer_acknowledged_is_on_disk(store: AnnotationStore) -> None:
     with store._connect() as connection:
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
 
 
 def test_an_unfinished_migration_is_rolled_back_and_run_again(store: AnnotationStore) -> None:
