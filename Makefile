@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test slow lint docs label-studio clean
+.PHONY: demo test slow torture lint docs label-studio clean
 
 demo: $(VENV)/demo
 	$(BIN)/thriftune demo
@@ -15,6 +15,11 @@ test: $(VENV)/test lint
 # What takes minutes each: lm-evaluation-harness' own command on a real model, kills of long runs.
 slow: $(VENV)/test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --timeout=1800 -m slow $(PYTEST)
+
+# The long campaigns of docs/reliability.md; their figures are added to torture.jsonl, a line each.
+torture: $(VENV)/test
+	THRIFTUNE_TORTURE=1 THRIFTUNE_TORTURE_LOG=torture.jsonl OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE \
+	  $(BIN)/python -m pytest --timeout=7200 tests/reliability $(PYTEST)
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
