@@ -8,10 +8,12 @@ import json
 import os
 import platform
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from thriftune.errors import StudyError
@@ -23,7 +25,8 @@ _RECORDED_PACKAGES = (
     *("thriftune", "numpy", "pyarrow", "numba", "torch", "transformers", "tokenizers", "datasets"),
     *("peft", "trl", "lm-eval", "rouge-score"),
 )
-_METADATA_KEY = b"thriftune"
+_METADATA_KEY, _CHECKSUM_KEY = b"thriftune", b"thriftune-crc32"
+_RERUN = "restore it from a copy, or remove it and rerun the stage that makes it"
 
 
 @contextlib.contextmanager
@@ -137,9 +140,42 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise StudyError(f"{path} is missing") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path} is damaged ({error}): restore it from a copy or remove it and rerun") from None
+        raise StudyError(f"{path} is missing: {_RERUN}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StudyError(f"{path} is damaged ({error}): {_RERUN}") from None
+
+
+def read_object(path: Path, **fields: type | UnionType) -> dict[str, Any]:
+    """Read a JSON artifact that is an object.
+
+    Args:
+        path: the file.
+        fields: what it must hold, by name, and of which type.
+
+    Raises:
+        StudyError: the file is missing, damaged, or is not such an object.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise StudyError(f"{path} is damaged (no JSON object): {_RERUN}")
+    for name, kind in fields.items():
+        if not isinstance(value.get(name), kind):
+            found = repr(value[name])[:80] if name in value else "not there"
+            raise StudyError(f"{path} is damaged ({name} is {found}): {_RERUN}")
+    return value
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around code that takes an artifact's values apart: where they are not what they should be, it is damaged.
+
+    Raises:
+        StudyError: naming ``path``.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise StudyError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): {_RERUN}") from error
 
 
 def write_table(path: Path, table: pa.Table, record: Mapping[str, Any]) -> None:
@@ -153,31 +189,79 @@ def write_table(path: Path, table: pa.Table, record: Mapping[str, Any]) -> None:
     import pyarrow.parquet as pq
 
     with atomic_path(path) as temporary:
-        pq.write_table(with_record(table, record), temporary, compression="zstd")
+        pq.write_table(with_record(table, record), temporary, compression="zstd", write_page_checksum=True)
 
 
 def with_record(table: pa.Table, record: Mapping[str, Any]) -> pa.Table:
     """``table`` with ``record`` in its schema metadata."""
     kept = dict(table.schema.metadata or {})
     kept[_METADATA_KEY] = json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+    # Pages of a Parquet file have checksums, its metadata have not.
+    kept[_CHECKSUM_KEY] = b"%08x" % zlib.crc32(kept[_METADATA_KEY])
     return table.replace_schema_metadata(kept)
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet artifact.
+def read_table(path: Path, columns: list[str] | None = None, *, types: Mapping[str, str] | None = None) -> pa.Table:
+    """Read a Parquet artifact; checksums are compared.
+
+    Args:
+        path: the file.
+        columns: which; None for all.
+        types: Arrow's names of the types that columns must have if they are read, with ``?`` where values may be
+            missing, ``turns?`` for chats. Columns of another type are converted where nothing is lost by it.
 
     Raises:
-        StudyError: the file is missing or damaged.
+        StudyError: the file is missing or damaged, or has not these columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            missing = [c for c in columns or () if c not in file.schema_arrow.names]
+            if missing:
+                raise StudyError(f"{path} is damaged (no column {missing[0]!r}): {_RERUN}")
+            table = file.read(columns)
+        table.validate(full=True)  # text that is not UTF-8, for one
     except FileNotFoundError:
-        raise StudyError(f"{path} is missing") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StudyError(f"{path} is damaged ({error}): remove it and rerun the stage that makes it") from None
+        raise StudyError(f"{path} is missing: {_RERUN}") from None
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise StudyError(f"{path} is damaged ({_first_line(error)}): {_RERUN}") from None
+    return _typed(path, table, types or {})
+
+
+def _typed(path: Path, table: pa.Table, types: Mapping[str, str]) -> pa.Table:
+    import pyarrow as pa
+
+    for at, field in enumerate(table.schema):
+        wanted = types.get(field.name)
+        if wanted is None:
+            continue
+        turn = pa.struct([("role", pa.string()), ("content", pa.string())])
+        kind = pa.list_(turn) if wanted == "turns?" else pa.type_for_alias(wanted.rstrip("?"))
+        column = table.column(at)
+        if field.type != kind:
+            try:
+                column = column.cast(kind)
+            except pa.ArrowException:
+                raise StudyError(f"{path} is damaged (column {field.name!r} is {field.type}): {_RERUN}") from None
+            table = table.set_column(at, field.name, column)
+        if (column.null_count and not wanted.endswith("?")) or (wanted == "turns?" and not _whole_turns(column)):
+            raise StudyError(f"{path} is damaged (column {field.name!r} lacks values): {_RERUN}")
+    return table
+
+
+def _whole_turns(column: pa.ChunkedArray) -> bool:
+    """Whether every chat has turns, and every turn a role and a content."""
+    import pyarrow.compute as pc
+
+    turns = pc.list_flatten(column)
+    inside = turns.null_count + sum(pc.struct_field(turns, name).null_count for name in ("role", "content"))
+    return inside == 0 and pc.min(pc.list_value_length(column)).as_py() != 0
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -191,11 +275,20 @@ def read_record(path: Path) -> dict[str, Any]:
 
     try:
         stored = pq.read_schema(path).metadata or {}
-        return dict(json.loads(stored[_METADATA_KEY]))
+        if _METADATA_KEY not in stored:
+            raise StudyError(f"{path} was not written by thriftune: {_RERUN}")
+        text = stored[_METADATA_KEY]
+        # Files of older versions have no checksum.
+        if int(stored.get(_CHECKSUM_KEY, b"%08x" % zlib.crc32(text)), 16) != zlib.crc32(text):
+            raise StudyError(f"{path} is damaged (the checksum of its record is another): {_RERUN}")
+        record = json.loads(text)
     except FileNotFoundError:
-        raise StudyError(f"{path} is missing") from None
-    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
-        raise StudyError(f"{path} is damaged or not written by thriftune ({error})") from None
+        raise StudyError(f"{path} is missing: {_RERUN}") from None
+    except (pa.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
+        raise StudyError(f"{path} is damaged ({_first_line(error)}): {_RERUN}") from None
+    if not isinstance(record, dict):
+        raise StudyError(f"{path} is damaged (its record is no object): {_RERUN}")
+    return record
 
 
 def file_digest(path: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from thriftune.artifacts import read_json, read_table
+from thriftune.artifacts import read_object, read_table, reading
 from thriftune.errors import StudyError
 from thriftune.study import HOLDOUT, Study
 
@@ -95,22 +95,24 @@ def _selection(study: Study, name: str, final: Mapping[str, Any]) -> dict[str, A
 
 def _model(study: Study, name: str) -> dict[str, Any]:
     try:
-        manifest = read_json(study.model_directory(name) / "manifest.json")
-        return {
-            "name": name,
-            "selection": manifest["selection"],
-            "examples": manifest["examples"],
-            "method": manifest["config"]["method"],
-        }
-    except (StudyError, KeyError, TypeError) as error:
+        file = study.model_directory(name) / "manifest.json"
+        manifest = read_object(file, config=dict, selection=str | None, examples=int)
+        with reading(file):
+            return {
+                "name": name,
+                "selection": manifest["selection"],
+                "examples": manifest["examples"],
+                "method": manifest["config"]["method"],
+            }
+    except StudyError as error:
         return {"name": name, "damaged": str(error)}
 
 
 def _bench(study: Study, name: str) -> dict[str, Any]:
     directory = study.bench_directory(name)
     try:
-        cells = len(read_json(directory / "plan.json")["cells"])
-    except (StudyError, KeyError, TypeError) as error:
+        cells = len(read_object(directory / "plan.json", cells=list)["cells"])
+    except StudyError as error:
         return {"name": name, "damaged": str(error)}
     done = sum(1 for _ in (directory / "cells").glob("[!.]*.parquet"))
     return {"name": name, "cells": cells, "done": min(done, cells), "analysed": (directory / "analysis.json").exists()}
@@ -205,11 +207,13 @@ def _score_runs(study: Study, prompts: int) -> list[dict[str, Any]]:
 def _run(study: Study, name: str, prompts: int, finished: bool) -> dict[str, Any]:
     directory = study.score_directory(name)
     try:
-        manifest = read_json(directory / "manifest.json")
+        manifest = read_object(directory / "manifest.json", config=dict)
     except StudyError:
         manifest = {}
     config = manifest.get("config", {})
     total = manifest.get("prompts", prompts)
+    if type(total) is not int:
+        total = prompts
     return {
         "name": name,
         "finished": finished,
@@ -227,8 +231,13 @@ def _scored(directory: Path, total: int) -> int:
         return 0
     import numpy as np
 
-    table = read_table(plan, ["part"])
-    done = [int(file.stem) for file in (directory / "parts").glob("[0-9]*.parquet")]
+    try:
+        table = read_table(plan, ["part"], types={"part": "int32"})
+    except StudyError:
+        return 0
+    if not table.num_rows:
+        return 0
+    done = [int(file.stem) for file in (directory / "parts").glob("[0-9]*.parquet") if file.stem.isdecimal()]
     return round(total * float(np.isin(table["part"].to_numpy(), done).mean()))
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thriftune import columns as stored_columns
 from thriftune.annotations import AnnotationStore
-from thriftune.artifacts import provenance, read_json, read_record, read_table, write_json, write_table
+from thriftune.artifacts import provenance, read_json, read_record, read_table, reading, write_json, write_table
 from thriftune.errors import ConfigError, StudyError
 from thriftune.types import Candidates, FloatArray, Prompt, Selection
 
@@ -26,16 +27,7 @@ FORMAT = 1
 HOLDOUT = "holdout"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z")
 
-# Columns of scores.parquet that rank prompts; higher = more uncertain.
-SCORE_COLUMNS = (
-    "mean_entropy",
-    "max_entropy",
-    "least_confidence",
-    "mean_nll",
-    "mean_margin",
-    "min_margin",
-    "prompt_nll",
-)
+SCORE_COLUMNS = stored_columns.RANKING
 
 
 def check_name(name: str, what: str) -> str:
@@ -81,7 +73,7 @@ class Study:
             raise StudyError(f"{self.path} is not a study: make one with: thriftune init {self.path} --pool FILE")
         written = read_json(manifest)
         version = written.get("format") if isinstance(written, dict) else None
-        if not isinstance(version, int):
+        if not isinstance(version, int) or version < 1:
             raise StudyError(f"{manifest} is damaged (no format number): restore it from a copy")
         if version > FORMAT:
             raise StudyError(f"{self.path} was written by a newer thriftune (format {version}): upgrade thriftune")
@@ -185,7 +177,7 @@ class Study:
         import pyarrow.compute as pc
 
         wanted = None if columns is None else list(dict.fromkeys([*columns, "split"]))
-        table = read_table(self.pool_file, wanted)
+        table = read_table(self.pool_file, wanted, types=stored_columns.POOL)
         if split is not None:
             table = table.filter(pc.equal(table["split"], split))
         return table if columns is None else table.select(columns)
@@ -194,7 +186,7 @@ class Study:
         """Known responses by prompt id; empty when the pool came without, or with answers already paid for."""
         if not self.references_file.exists():
             return {}
-        table = read_table(self.references_file)
+        table = read_table(self.references_file, ["id", "response"], types=stored_columns.REFERENCES)
         return dict(zip(table["id"].to_pylist(), table["response"].to_pylist(), strict=True))
 
     def prompts(self, ids: list[str]) -> list[Prompt]:
@@ -209,16 +201,17 @@ class Study:
         if absent:
             raise StudyError(f"{len(absent)} prompts are not in {self.path}, the first: {absent[0]!r}")
         found = table.take(np.array([rows[i] for i in ids], np.int64)).to_pylist()
-        return [
-            Prompt(
-                r["id"],
-                r["text"],
-                r["task"],
-                None if r["messages"] is None else tuple(r["messages"]),
-                json.loads(r["meta"]) if r["meta"] else {},
-            )
-            for r in found
-        ]
+        with reading(self.pool_file):
+            return [
+                Prompt(
+                    r["id"],
+                    r["text"],
+                    r["task"],
+                    None if r["messages"] is None else tuple(r["messages"]),
+                    dict(json.loads(r["meta"])) if r["meta"] else {},
+                )
+                for r in found
+            ]
 
     def responses(self, kinds: str) -> dict[str, str]:
         """Responses by prompt id, for training and evaluation.
@@ -268,7 +261,8 @@ class Study:
 
     def scores(self, run: str | None = None, columns: list[str] | None = None) -> pa.Table:
         """The table of a finished score run, rows in pool order."""
-        return read_table(self.score_directory(self.score_run(run)) / "scores.parquet", columns)
+        file = self.score_directory(self.score_run(run)) / "scores.parquet"
+        return read_table(file, columns, types=stored_columns.SCORES)
 
     def _score_columns(self, run: str) -> list[str]:
         import pyarrow as pa
@@ -290,13 +284,9 @@ class Study:
         """
         name = self.score_run(run)
         file = self.score_directory(name) / "embeddings.npy"
-        if not file.exists():
-            raise StudyError(f"score run {name!r} has no embeddings ({file} is missing)")
-        stored = np.load(file, mmap_mode="r", allow_pickle=False)
         scale = self.scores(name, ["embedding_scale"])["embedding_scale"].to_numpy()
-        if stored.shape[0] != len(scale):
-            raise StudyError(f"{file} has {stored.shape[0]} rows for {len(scale)} prompts: rerun thriftune score")
-        return stored, scale
+        checksum = read_record(file.with_name("scores.parquet")).get("embeddings_crc32")
+        return stored_columns.open_embeddings(file, len(scale), checksum), scale
 
     def embeddings(self, run: str | None = None) -> FloatArray:
         """(n, d) float32 embeddings of a finished score run, rows in pool order."""
@@ -413,7 +403,7 @@ class Study:
         if not file.exists():
             known = ", ".join(self.selections()) or "none"
             raise StudyError(f"no selection {name!r} in {self.path} (there: {known})")
-        table = read_table(file)
+        table = read_table(file, list(stored_columns.SELECTION), types=stored_columns.SELECTION)
         gains = table["gain"]
         values = None if gains.null_count == len(gains) else gains.to_numpy()
         return table["id"].to_pylist(), values, read_record(file)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thriftune.artifacts import atomic_path, read_table, write_table
+from thriftune.columns import checksum_of
 from thriftune.render import Rendered
 from thriftune.scoring.plan import Plan
 from thriftune.scoring.transformers import Answer
@@ -116,4 +117,5 @@ def merge(directory: Path, plan: Plan, ids: pa.ChunkedArray, groups: IntArray, r
     whole = pa.concat_tables(tables, promote_options="default").take(pa.array(source))
     names = [n for n in whole.column_names if n != "row"]
     table = pa.table({"id": ids, **{n: whole[n] for n in names}})
-    write_table(directory / "scores.parquet", table, record)
+    checksum = checksum_of(directory / "embeddings.npy")
+    write_table(directory / "scores.parquet", table, {**record, "embeddings_crc32": checksum})

@@ -14,7 +14,7 @@ from thriftune.artifacts import (
     file_digest,
     make_directory,
     provenance,
-    read_json,
+    read_object,
     read_record,
     read_table,
     write_json,
@@ -57,11 +57,10 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
         ModelError: the model cannot be loaded or lacks what was asked for.
     """
     directory = study.score_directory(config.name)
-    make_directory(directory)
     with study.lock(f"score-{config.name}"):
         wanted = {"config": config.model_dump(), "pool": file_digest(study.pool_file)}
         manifest_file = directory / "manifest.json"
-        manifest = read_json(manifest_file) if manifest_file.exists() else None
+        manifest = read_object(manifest_file, config=dict, prompts=int) if manifest_file.exists() else None
         if manifest is not None:
             _check_same(manifest, wanted, directory)
             if (directory / "scores.parquet").exists():
@@ -90,6 +89,7 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
             versions = {k: v for k, v in origin["versions"].items() if k in {"torch", "transformers", "tokenizers"}}
             _check_same(manifest, {"resolved": resolved, "versions": versions}, directory)
         renderer = _renderer(lm, config)
+        make_directory(directory)  # not before: a model that cannot be used leaves nothing behind
         plan, lengths = _plan(pool, renderer, config, directory, lm)
         if manifest is None:
             manifest = {
@@ -160,9 +160,10 @@ def _plan(
     # Equal texts are scored once: greedy answers cannot differ.
     _, rows = np.unique(pool["group"].to_numpy(), return_index=True)
     if file.exists():
-        stored = read_table(file)
+        columns = dict.fromkeys(("row", "batch", "part", "tokens"), "int64")
+        stored = read_table(file, list(columns), types=columns)
         plan = Plan(*(stored[c].to_numpy() for c in ("row", "batch", "part")))
-        if not np.array_equal(np.sort(plan.rows), np.sort(rows)):
+        if not np.array_equal(np.sort(plan.rows), np.sort(rows)) or (np.diff(plan.part) < 0).any():
             raise StudyError(f"{file} does not belong to this pool: remove {directory} and score again")
         return plan, stored["tokens"].to_numpy()
     lengths = np.empty(len(rows), np.int64)
