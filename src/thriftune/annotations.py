@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
@@ -112,9 +113,17 @@ class AnnotationStore:
         except sqlite3.DatabaseError as error:
             raise StudyError(f"{self.path}: {error}; restore it from a copy if it is damaged") from error
 
+    def _look(self) -> sqlite3.Connection:
+        """An open connection that reads, where nothing can be written."""
+        # Without a log beside the file there is nothing but the file, and SQLite need not write to share it.
+        alone = "" if Path(f"{self.path}-wal").exists() else "&immutable=1"
+        with self.reported():
+            return sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
+
     @contextlib.contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        connection = self.connect()
+    def _connect(self, *, reading: bool = False) -> Iterator[sqlite3.Connection]:
+        # To read a database that others write SQLite writes beside it: not possible in a directory that is read-only.
+        connection = self._look() if reading and not os.access(self.path.parent, os.W_OK) else self.connect()
         try:
             with self.reported():
                 yield connection
@@ -168,7 +177,7 @@ class AnnotationStore:
         """The answers that were not replaced, oldest first; those a review decided on after all others."""
         if not self.path.exists():
             return []
-        with self._connect() as connection:
+        with self._connect(reading=True) as connection:
             rows = connection.execute(
                 "SELECT prompt_id, response, annotator, source, seconds, status FROM annotations "
                 "WHERE replaced IS NULL ORDER BY review, id"
