@@ -41,14 +41,26 @@ def transform(embeddings: FloatArray, how: Transform, *, overwrite: bool = False
     if how != "l2":
         x -= x.mean(axis=0, dtype=np.float64).astype(np.float32)
     if how == "whiten":
-        covariance = _covariance(x)
-        values, vectors = np.linalg.eigh(covariance)
-        kept = values > values[-1] * 1e-6
-        x = x @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
+        x = _white(x)
     lengths = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
     lengths[lengths == 0] = 1
     x /= lengths[:, None].astype(np.float32)
     return x
+
+
+def _white(centred: FloatArray) -> FloatArray:
+    """(n, r) float32 coordinates on the principal components that have variance, scaled to unit variance."""
+    n, d = centred.shape
+    if n < d:
+        # The components of few rows come from their products, at n^3 instead of d^3.
+        values, vectors = np.linalg.eigh(centred.astype(np.float64) @ centred.T.astype(np.float64))
+        kept = values > max(values[-1] * 1e-6, 1e-300)
+        return np.ascontiguousarray(vectors[:, kept] * np.sqrt(n), np.float32) if kept.any() else centred[:, :1]
+    values, vectors = np.linalg.eigh(_covariance(centred))
+    kept = values > max(values[-1] * 1e-6, 1e-300)
+    if not kept.any():
+        return centred[:, :1]  # all rows alike
+    return np.asarray(centred @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32))
 
 
 def _covariance(centred: FloatArray) -> FloatArray:
@@ -94,10 +106,9 @@ def cluster(embeddings: FloatArray, k: int, *, seed: int = 0, iterations: int = 
     for _ in range(iterations):
         labels = _nearest(x, centres)
         counts = np.bincount(labels, minlength=len(centres))
-        sums = np.zeros_like(centres)
-        np.add.at(sums, labels, x)
-        used = counts > 0
-        centres[used] = sums[used] / counts[used, None]
+        used = np.flatnonzero(counts)
+        starts = np.cumsum(counts[used]) - counts[used]
+        centres[used] = np.add.reduceat(x[np.argsort(labels, kind="stable")], starts, axis=0) / counts[used, None]
     return _nearest(embeddings, centres)
 
 

@@ -97,3 +97,18 @@ def test_coverage_against_scipy_in_blocks() -> None:
     got = coverage(x, picks, [10, 4500], sample=5000)
     whole = distance.cdist(x, x[picks])
     np.testing.assert_allclose(got, [whole[:, :10].min(1).mean(), whole.min(1).mean()], atol=2e-4)
+
+
+def test_whitening_fewer_rows_than_columns_agrees_with_more() -> None:
+    # The same rows with columns of zeros behind: their components are the same, found in another way.
+    x = np.random.default_rng(3).normal(size=(20, 12)) * np.arange(1, 13)
+    few, many = transform(np.pad(x, ((0, 0), (0, 30))), "whiten"), transform(x, "whiten")
+    assert few.shape == (20, 12)
+    np.testing.assert_allclose(few @ few.T, many @ many.T, atol=1e-4)
+
+
+def test_a_transform_can_work_in_its_input() -> None:
+    x = np.random.default_rng(4).normal(size=(30, 5)).astype(np.float32)
+    expected = transform(x, "centre_l2")
+    assert transform(x, "centre_l2", overwrite=True) is x
+    np.testing.assert_array_equal(x, expected)

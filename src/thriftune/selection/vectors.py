@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from thriftune import geometry
+from thriftune.errors import StrategyError
 from thriftune.study import Study
 from thriftune.types import FloatArray, IntArray
 
 _CELLS = 2**24  # of a block
 _SAMPLE = 20_000  # prompts that clusters are found among
 _ASSIGN = 4096
+_LEAST, _MOST = 1e-15, 1e15  # magnitudes whose squares, added up, are far from the limits of float32
 
 
 def in_order(embeddings: FloatArray, scale: FloatArray | None, order: IntArray, how: geometry.Transform) -> FloatArray:
@@ -24,11 +26,14 @@ def in_order(embeddings: FloatArray, scale: FloatArray | None, order: IntArray, 
 
     Returns:
         (n, d) float32, C order; ``embeddings`` themselves where they are that already.
+
+    Raises:
+        StrategyError: numbers so large or small that their squares are lost.
     """
     n = len(order)
     sorted_already = bool((order[1:] > order[:-1]).all())
     if how == "none" and scale is None and sorted_already:
-        return np.ascontiguousarray(embeddings, np.float32)
+        return _in_range(np.ascontiguousarray(embeddings, np.float32))
     place = np.empty(n, np.int64)
     place[order] = np.arange(n)
     x: FloatArray = np.empty(embeddings.shape, np.float32)
@@ -39,7 +44,18 @@ def in_order(embeddings: FloatArray, scale: FloatArray | None, order: IntArray, 
         if scale is not None:
             part = part * scale[block, None].astype(np.float32)
         x[block if sorted_already else place[block]] = part
-    return geometry.transform(x, how, overwrite=True)
+    return _in_range(x) if how == "none" else geometry.transform(x, how, overwrite=True)
+
+
+def _in_range(x: FloatArray) -> FloatArray:
+    """``x`` if the squares of its numbers are numbers of single precision, which distances are computed in."""
+    largest = max(float(x.max(initial=0)), -float(x.min(initial=0)))
+    if largest > 0 and not _LEAST < largest < _MOST:
+        raise StrategyError(
+            f"embeddings go up to {largest:.3g}, and the squares of such numbers are beyond single precision: "
+            f"divide them by {largest:.1g}, or use transform l2"
+        )
+    return x
 
 
 def clusters_of(

@@ -30,6 +30,15 @@ class LogDetResult:
     partial: bool
 
 
+def compact(x: FloatArray) -> FloatArray:
+    """Rows (n, d) in as few coordinates as they span where n < d: all their products stay as they are."""
+    n, d = x.shape
+    if n >= d:
+        return x
+    values, vectors = np.linalg.eigh(x.astype(np.float64) @ x.T.astype(np.float64))
+    return np.ascontiguousarray(vectors * np.sqrt(np.maximum(values, 0)), np.float32)
+
+
 def information(x: FloatArray, rows: IntArray, ridge: float) -> FloatArray:
     """(d, d) float64: ridge I + sum over ``rows`` of x x'."""
     total = ridge * np.eye(x.shape[1])
@@ -70,6 +79,7 @@ def log_det(
     Returns:
         Picks; ties go to the lowest row.
     """
+    x = compact(x)
     worth = np.zeros(len(x)) if merit is None else merit
     total = information(x, chosen, ridge)
     inverse = np.linalg.inv(total)

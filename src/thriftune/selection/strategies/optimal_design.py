@@ -71,8 +71,9 @@ def _least_variance(
     x: FloatArray, budget: int, prior: float, annotated: BoolArray, advance: Advance
 ) -> tuple[list[int], list[float], bool]:
     """Greedy: adding x lowers tr(M^-1 S) by x' M^-1 S M^-1 x / (1 + x' M^-1 x), S being the sum of x x' of the pool."""
-    from thriftune.selection.engine.log_det import information, quadratic
+    from thriftune.selection.engine.log_det import compact, information, quadratic
 
+    x = compact(x)
     pool = information(x, np.arange(len(x)), 0.0)
     total = information(x, np.flatnonzero(annotated), prior)
     taken = annotated.copy()
