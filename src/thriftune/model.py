@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import pickle
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -205,6 +206,11 @@ def load(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
+    except pickle.UnpicklingError:  # an index may name any file
+        raise ModelError(
+            f"{spec!r} holds pickled weights, which can run code when loaded: save the model as safetensors "
+            "(save_pretrained does)"
+        ) from None
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(spec, error)) from error
     # transformers fills what is missing at random: every score would be noise.

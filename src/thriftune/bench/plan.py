@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from thriftune.artifacts import file_digest, read_json
+from thriftune.artifacts import file_digest, read_object
 from thriftune.bench import design
 from thriftune.bench.design import Arm, Cell, Known
 from thriftune.config import BenchConfig, EvaluateConfig
@@ -161,7 +161,7 @@ def model_of(study: Study, config: BenchConfig) -> dict[str, Any]:
     scored: dict[str, Any] = {}
     if config.run is not None or study.score_runs():
         manifest = study.score_directory(study.score_run(config.run)) / "manifest.json"
-        scored = read_json(manifest) if manifest.exists() else {}
+        scored = read_object(manifest, config=dict) if manifest.exists() else {}
     scorer = scored.get("config", {}).get("model")
     if asked.model is None and scorer is None:
         raise BenchError(
@@ -178,12 +178,12 @@ def model_of(study: Study, config: BenchConfig) -> dict[str, Any]:
         warnings.append(f"the files of {spec} have changed since they scored the pool")
     if scorer is not None and scorer != spec:
         warnings.append(f"the pool was scored with {scorer}, what is fine-tuned is {spec}")
-    trust = asked.trust_remote_code or (asked.model is None and scored.get("config", {}).get("trust_remote_code"))
     return {
         "spec": spec,
         "revision": revision,
         "local": local is not None,
-        "trust_remote_code": bool(trust),
+        # Never because the study says so: it may come from somebody else.
+        "trust_remote_code": asked.trust_remote_code,
         "scored_in": stored.get("dtype"),
         "warnings": warnings,
     }

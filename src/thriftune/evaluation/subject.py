@@ -72,7 +72,8 @@ def choose(study: Study, config: EvaluateConfig) -> Subject:
         raise EvaluationError(
             f"--revision {config.revision} is for models of the hub, not for {wanted!r}: leave it out"
         )
-    return replace(subject, trust_remote_code=config.trust_remote_code or subject.trust_remote_code)
+    # Never because the study says so: it may come from somebody else.
+    return replace(subject, trust_remote_code=config.trust_remote_code)
 
 
 def open_model(subject: Subject, config: EvaluateConfig) -> LanguageModel:
@@ -106,7 +107,6 @@ def _base(study: Study, models: list[str]) -> Subject:
     if models:
         manifest = _manifest(study.model_directory(models[-1]))
         base = manifest.get("base") or {}
-        config = manifest.get("config") or {}
         spec, revision = base.get("model"), base.get("revision")
     else:
         runs = study.score_runs()
@@ -120,26 +120,26 @@ def _base(study: Study, models: list[str]) -> Subject:
     if not spec or not revision:
         raise EvaluationError(f"{study.path} does not record which model it was made with: give --model")
     commit = None if revision.startswith("files-") else revision
-    return Subject(BASE, spec, revision, asked=commit, trust_remote_code=bool(config.get("trust_remote_code")))
+    return Subject(BASE, spec, revision, asked=commit)
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
     file = directory / "manifest.json"
     found = read_json(file) if file.exists() else {}
-    return found if isinstance(found, dict) else {}
+    parts = {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
+    # All that is read of them is text.
+    return {k: {name: v for name, v in part.items() if isinstance(v, str)} for k, part in parts.items()}
 
 
 def _tuned(directory: Path) -> Subject:
     manifest = _manifest(directory)
     base = manifest.get("base")
-    config = manifest.get("config") or {}
     return Subject(
         _file_name(str(directory)),
         str(directory),
         tuned_revision(directory),
         tuned=directory,
         base=base if isinstance(base, dict) else None,
-        trust_remote_code=bool(config.get("trust_remote_code")),
     )
 
 
