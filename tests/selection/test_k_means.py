@@ -47,7 +47,7 @@ def test_seeds_are_drawn_by_squared_distance(together: int, monkeypatch: pytest.
     generator = np.random.default_rng(0)
     n = 6000
     for _ in range(n):
-        found = lloyd._seeds(x, 3, np.empty((0, 1), np.float32), generator, one_by_one)
+        found, _ = lloyd._seeds(x, 3, np.empty((0, 1), np.float32), generator, one_by_one)
         drawn[tuple(x[found, 0].tolist())] += 1
     squared = (x - x.T) ** 2
     statistic = 0.0

@@ -40,6 +40,8 @@ def show_choice(chosen: Chosen, study: Study, console: Console) -> None:
     )
     if selection.partial:
         after = f"{k:,} of {selection.budget:,} picks" if money is None else f"{k:,} picks"
+        if k == selection.budget and money is None:
+            after = "all were picked and before the choice was refined"
         console.print(Text(f"Stopped after {after}; what was picked is kept, marked partial."), style="bold")
     for table in (_tasks(summary), _coverage(summary)):
         if table is not None:

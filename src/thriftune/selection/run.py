@@ -285,4 +285,4 @@ def _verified(picks: Any, name: str, candidates: Candidates, budget: int, money:
         if cost > money * (1 + 1e-8):
             raise broken(f"its picks cost {cost} and {money} was to be spent")
         return replace(picks, rows=rows, gains=gains, notes={**picks.notes, "cost": cost})
-    return replace(picks, rows=rows, gains=gains, partial=len(rows) < budget)
+    return replace(picks, rows=rows, gains=gains)

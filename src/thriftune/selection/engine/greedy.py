@@ -59,7 +59,7 @@ class Greedy:
     Args:
         cover: (n,) float32, the best similarity of each row to what is chosen.
         taken: (n,) bool, rows that are chosen.
-        rows, gains: picks and what each added.
+        rows, gained: picks and what each added; Ctrl-C may leave one more of the latter, see `gains`.
         value: sum of gains.
         spent: what the picks cost.
         bound: no ``budget`` rows, or none that money can buy, can add more than this to the start.
@@ -68,26 +68,32 @@ class Greedy:
     cover: FloatArray
     taken: BoolArray
     rows: list[int] = field(default_factory=list)
-    gains: list[float] = field(default_factory=list)
+    gained: list[float] = field(default_factory=list)
     value: float = 0.0
     spent: float = 0.0
     bound: float = np.inf
     notes: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def gains(self) -> list[float]:
+        """What each pick added."""
+        return self.gained[: len(self.rows)]
+
     def add(self, row: int, gain: float, similarity: FloatArray) -> None:
         """Take ``row``, whose (n,) similarities with all rows are given."""
-        self.rows.append(row)
-        self.gains.append(gain)
-        self.value += gain
+        # Ctrl-C may come between any two lines: what is proven about the picks must hold of those recorded.
+        self.gained.append(gain)
         self.taken[row] = True
+        self.rows.append(row)
+        self.value += gain
         np.maximum(self.cover, similarity, out=self.cover)
 
     def took(self, rows: IntArray, gains: FloatArray, cost: float = 0.0) -> None:
         """Record picks that ``cover`` reflects already."""
+        self.gained += gains.tolist()
         self.taken[rows] = True
-        self.spent += cost
         self.rows += rows.tolist()
-        self.gains += gains.tolist()
+        self.spent += cost
         self.value += float(gains.sum())
 
     def bound_by(self, gains: FloatArray, budget: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +26,14 @@ class Clustering:
         labels: (n,) int64, each row's nearest centre.
         squared: (n,) float32, squared distance to it.
         iterations: how often the centres were moved.
+        partial: True when interrupted: there may be fewer centres, or they have not settled.
     """
 
     centres: FloatArray
     labels: IntArray
     squared: FloatArray
     iterations: int
+    partial: bool = False
 
     @property
     def inertia(self) -> float:
@@ -38,8 +41,18 @@ class Clustering:
         return float(self.squared.sum(dtype=np.float64))
 
 
+def _ignore(amount: float) -> None:
+    pass
+
+
 def k_means(
-    x: FloatArray, k: int, rng: np.random.Generator, *, fixed: FloatArray | None = None, iterations: int = 20
+    x: FloatArray,
+    k: int,
+    rng: np.random.Generator,
+    *,
+    fixed: FloatArray | None = None,
+    iterations: int = 20,
+    advance: Callable[[float], None] = _ignore,
 ) -> Clustering:
     """Cluster rows, starting from rows drawn in proportion to their squared distance to the centres there are.
 
@@ -49,9 +62,10 @@ def k_means(
         rng: draws the first centres.
         fixed: (m, d) centres that do not move, or None.
         iterations: at most; it ends sooner when the inertia falls by less than 1e-4 of itself.
+        advance: called with 1 when the first centres are drawn and whenever they have moved.
 
     Returns:
-        The clusters; some may be empty.
+        The clusters; some may be empty. Ctrl-C gives those there are.
     """
     # Distances are small against far-off coordinates, and single precision would lose them.
     origin = x.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -59,21 +73,25 @@ def k_means(
     still = np.empty((0, x.shape[1]), np.float32) if fixed is None else fixed - origin
     m = len(still)
     with workers() as run:
-        seeds = _seeds(a, min(k, len(a)), still, rng, run)
+        seeds, partial = _seeds(a, min(k, len(a)), still, rng, run)
         centres = np.concatenate([still, a[seeds]])
         labels, squared = nearest_centre(a, centres, run)
         made, before = 0, np.inf
-        while made < iterations:
-            inertia = float(squared.sum(dtype=np.float64))
-            if inertia >= before * (1 - _TOLERANCE):
-                break
-            before = inertia
-            moved = _means(a, labels, centres)
-            moved[:m] = still
-            centres = moved
-            labels, squared = nearest_centre(a, centres, run)
-            made += 1
-    return Clustering(centres + origin, labels, squared, made)
+        try:
+            advance(1)
+            while made < iterations and not partial:
+                inertia = float(squared.sum(dtype=np.float64))
+                if inertia >= before * (1 - _TOLERANCE):
+                    break
+                before = inertia
+                moved = _means(a, labels, centres)
+                moved[:m] = still
+                # Together, so that Ctrl-C finds centres and labels that belong to each other.
+                (labels, squared), centres, made = nearest_centre(a, moved, run), moved, made + 1
+                advance(1)
+        except KeyboardInterrupt:
+            partial = True
+    return Clustering(centres + origin, labels, squared, made, partial)
 
 
 def nearest_centre(a: FloatArray, centres: FloatArray, run: Run[Any]) -> tuple[IntArray, FloatArray]:
@@ -114,8 +132,10 @@ def _means(a: FloatArray, labels: IntArray, centres: FloatArray) -> FloatArray:
     return moved
 
 
-def _seeds(a: FloatArray, k: int, still: FloatArray, rng: np.random.Generator, run: Run[Any]) -> list[int]:
+def _seeds(a: FloatArray, k: int, still: FloatArray, rng: np.random.Generator, run: Run[Any]) -> tuple[list[int], bool]:
     """Up to ``k`` different rows, each drawn in proportion to its squared distance to the nearest one before.
+
+    The second value is True when Ctrl-C ended it with those drawn so far, at least one.
 
     Distances are brought up to date once for many draws. A row drawn by its old distance is kept with the chance that
     its true one has of the old one, which leaves the distribution as it should be.
@@ -128,22 +148,27 @@ def _seeds(a: FloatArray, k: int, still: FloatArray, rng: np.random.Generator, r
         weight = nearest_centre(a, a[rows], run)[1].astype(np.float64)
     # What is nearer than single precision can tell is the same place.
     noise = 1e-6 * float(np.einsum("ij,ij->i", a, a).max(initial=0))
-    while len(rows) < k:
-        weight[weight <= noise] = 0
-        weight[rows] = 0
-        sums = np.cumsum(weight)
-        if sums[-1] <= 0:
-            break
-        drawn: list[int] = []
-        tries = 0
-        while len(drawn) < min(_SEEDS, k - len(rows)) and tries < 16 + 2 * len(drawn):
-            tries += 1
-            row = min(int(np.searchsorted(sums, rng.random() * sums[-1], side="right")), len(a) - 1)
-            true = weight[row]
-            if drawn:
-                true = min(true, float(((a[drawn] - a[row]) ** 2).sum(axis=1).min()))
-            if rng.random() * weight[row] < true and true > noise:
-                drawn.append(row)
-        rows += drawn
-        weight = np.minimum(weight, nearest_centre(a, a[drawn], run)[1])
-    return rows
+    try:
+        while len(rows) < k:
+            weight[weight <= noise] = 0
+            weight[rows] = 0
+            sums = np.cumsum(weight)
+            if sums[-1] <= 0:
+                break
+            drawn: list[int] = []
+            tries = 0
+            while len(drawn) < min(_SEEDS, k - len(rows)) and tries < 16 + 2 * len(drawn):
+                tries += 1
+                row = min(int(np.searchsorted(sums, rng.random() * sums[-1], side="right")), len(a) - 1)
+                true = weight[row]
+                if drawn:
+                    true = min(true, float(((a[drawn] - a[row]) ** 2).sum(axis=1).min()))
+                if rng.random() * weight[row] < true and true > noise:
+                    drawn.append(row)
+            rows += drawn
+            weight = np.minimum(weight, nearest_centre(a, a[drawn], run)[1])
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        return rows, True
+    return rows, False

@@ -118,5 +118,5 @@ def log_det(
                 else:
                     inverse -= half.T @ np.linalg.solve(np.eye(len(taken)) + half @ new.T, half)
     except KeyboardInterrupt:
-        return LogDetResult(np.array(rows, np.int64), np.array(gains[: len(rows)]), True)
+        return LogDetResult(np.array(rows[: len(gains)], np.int64), np.array(gains), True)
     return LogDetResult(np.array(rows, np.int64), np.array(gains), False)

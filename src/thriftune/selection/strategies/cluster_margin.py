@@ -11,6 +11,8 @@ from thriftune.progress import progress
 from thriftune.selection.registry import strategy
 from thriftune.types import Candidates, Picks
 
+_PASSES = 20
+
 
 @strategy(
     name="cluster_margin",
@@ -39,9 +41,9 @@ def cluster_margin(
     free = np.flatnonzero(~candidates.annotated)
     count = min(len(free), int(np.ceil(factor * budget)))
     uncertain = np.sort(free[np.argsort(-candidates.scores[score][free], kind="stable")][:count])
-    with progress("cluster_margin", budget, "picks") as advance:
-        labels = k_means(candidates.embeddings, min(clusters, len(candidates)), rng).labels[uncertain]
-        advance(budget)
+    with progress("cluster_margin", _PASSES + 1, "passes") as advance:
+        found = k_means(candidates.embeddings, min(clusters, len(candidates)), rng, iterations=_PASSES, advance=advance)
+    labels = found.labels[uncertain]
     shuffled = rng.permutation(len(uncertain))
     uncertain, labels = uncertain[shuffled], labels[shuffled]
     sizes = np.bincount(labels)
@@ -50,4 +52,5 @@ def cluster_margin(
     round_of = np.empty(len(labels), np.int64)
     round_of[by_cluster] = np.arange(len(labels)) - starts[labels[by_cluster]]
     rows = uncertain[np.lexsort((labels, sizes[labels], round_of))][:budget]
-    return Picks(rows, notes={"uncertain": count, "clusters": int((sizes > 0).sum())})
+    notes = {"uncertain": count, "clusters": int((sizes > 0).sum())}
+    return Picks(rows, notes=notes, partial=found.partial)

@@ -51,7 +51,7 @@ def gist(
     with progress("gist", 1, "distances") as advance:
         spread = k_center(points.a, budget, chosen=points.annotated, start=None, advance=lambda amount: None)
         if spread.partial:
-            raise KeyboardInterrupt
+            return Picks(spread.rows, utility[spread.rows], partial=True)
         # The farthest-first picks keep this distance; no set of as many keeps more than twice as much.
         widest = float(spread.distances[-1]) if np.isfinite(spread.distances[-1]) else 0.0
 
@@ -60,16 +60,20 @@ def gist(
             return float(utility[rows].mean()) + trade_off * (least if np.isfinite(least) else 0.0)
 
         best: IntArray = order[:budget]
+        partial = False
         most = value(best)
         if widest > 0 and trade_off > 0 and len(order) > budget:
             steps = int(np.ceil(np.log(2 / step) / np.log(1 + step)))
-            for distance in [None, *(2 * widest * (1 + step) ** -np.arange(steps + 1.0))]:
-                rows = spread.rows if distance is None else points.keep_apart(order, budget, distance)
-                if len(rows) == budget and value(rows) > most:
-                    best, most = rows, value(rows)
-        advance(1)
+            try:
+                for distance in [None, *(2 * widest * (1 + step) ** -np.arange(steps + 1.0))]:
+                    rows = spread.rows if distance is None else points.keep_apart(order, budget, distance)
+                    if len(rows) == budget and value(rows) > most:
+                        best, most = rows, value(rows)
+                    advance(1 / (steps + 2))
+            except KeyboardInterrupt:
+                partial = True
     best = best[np.lexsort((best, -utility[best]))]
-    return Picks(best, utility[best], notes={"value": most})
+    return Picks(best, utility[best], notes={"value": most}, partial=partial)
 
 
 class _Points:

@@ -36,19 +36,19 @@ def k_means(
     x, annotated = candidates.embeddings, candidates.annotated
     assert x is not None
     fixed = int(annotated.sum())
-    with progress("k_means", budget, "picks") as advance:
-        found = clusters(x, budget, rng, fixed=x[annotated], iterations=iterations)
-        members = np.flatnonzero(~annotated & (found.labels >= fixed))
-        by_distance = members[np.argsort(found.squared[members], kind="stable")]
-        labels, first = np.unique(found.labels[by_distance], return_index=True)
-        nearest = by_distance[first]
-        sizes = np.bincount(found.labels, minlength=len(found.centres))[labels]
-        order = np.lexsort((nearest, -sizes))
-        advance(budget)
+    with progress("k_means", iterations + 1, "passes") as advance:
+        found = clusters(x, budget, rng, fixed=x[annotated], iterations=iterations, advance=advance)
+    members = np.flatnonzero(~annotated & (found.labels >= fixed))
+    by_distance = members[np.argsort(found.squared[members], kind="stable")]
+    labels, first = np.unique(found.labels[by_distance], return_index=True)
+    nearest = by_distance[first]
+    sizes = np.bincount(found.labels, minlength=len(found.centres))[labels]
+    order = np.lexsort((nearest, -sizes))
     taken = annotated.copy()
     taken[nearest] = True
     rest = np.flatnonzero(~taken)
-    rest = rest[np.argsort(-found.squared[rest], kind="stable")][: budget - len(nearest)]
+    rest = rest[np.argsort(-found.squared[rest], kind="stable")][: 0 if found.partial else budget - len(nearest)]
     rows = np.concatenate([nearest[order], rest])[:budget]
     gains = np.concatenate([sizes[order], np.zeros(len(rest))])[:budget]
-    return Picks(rows, gains, notes={"inertia": found.inertia, "iterations": found.iterations})
+    notes = {"inertia": found.inertia, "iterations": found.iterations}
+    return Picks(rows, gains, notes=notes, partial=found.partial)

@@ -57,9 +57,13 @@ def prob_cover(
         taken = candidates.annotated.copy()
         while len(rows) < budget and not partial and reach > smallest:
             balls = _Balls(a, squared, reach, weights, run)
-            for row in np.flatnonzero(taken):
-                balls.take(balls.block(np.array([row]))[0], int(row))
-            bound = first_gains(balls, ~taken)
+            try:
+                for row in np.flatnonzero(taken):
+                    balls.take(balls.block(np.array([row]))[0], int(row))
+                bound = first_gains(balls, ~taken)
+            except KeyboardInterrupt:
+                partial = True
+                break
             more, gained, partial = pick_by_batches(balls, bound, budget - len(rows), advance, least=0.0)
             rows, gains, reach = rows + more, gains + gained, reach / 2
             taken[more] = True
@@ -73,7 +77,10 @@ def _pure_radius(a: FloatArray, clusters: int) -> float:
     """The largest radius at which 95 % of the balls hold rows of one cluster only."""
     from thriftune.selection.engine.lloyd import k_means
 
-    labels = k_means(a, clusters, np.random.default_rng(0)).labels
+    clustering = k_means(a, clusters, np.random.default_rng(0))
+    if clustering.partial:
+        raise KeyboardInterrupt  # nothing is picked yet
+    labels = clustering.labels
     sample = np.sort(np.random.default_rng(0).choice(len(a), min(len(a), _SAMPLE), replace=False))
     squared = np.einsum("ij,ij->i", a, a)
     other = np.full(len(sample), np.inf, np.float32)  # squared distance to the nearest row of another cluster

@@ -65,9 +65,13 @@ def saturated_coverage(
         taken, limit = candidates.annotated.copy(), share
         while len(rows) < budget and not partial and limit < 2:
             coverage = _Saturated(lines, weights, limit * total)
-            for row in np.flatnonzero(taken):
-                coverage.take(coverage.block(np.array([row]))[0], int(row))
-            bound = first_gains(coverage, ~taken)
+            try:
+                for row in np.flatnonzero(taken):
+                    coverage.take(coverage.block(np.array([row]))[0], int(row))
+                bound = first_gains(coverage, ~taken)
+            except KeyboardInterrupt:
+                partial = True
+                break
             more, gained, partial = pick_by_batches(coverage, bound, budget - len(rows), advance, least=1e-9)
             rows, gains, limit = rows + more, gains + gained, 2 * limit
             taken[more] = True

@@ -79,7 +79,10 @@ def _tasks(candidates: Candidates, clusters: int, name: str, rng: np.random.Gene
     from thriftune.selection.engine.lloyd import k_means
 
     unknown = np.flatnonzero(~known)
-    numbers[unknown] = len(found) + k_means(candidates.embeddings[unknown], min(clusters, len(unknown)), rng).labels
+    clustering = k_means(candidates.embeddings[unknown], min(clusters, len(unknown)), rng)
+    if clustering.partial:
+        raise KeyboardInterrupt  # nothing is picked yet
+    numbers[unknown] = len(found) + clustering.labels
     return np.unique(numbers, return_inverse=True)[1]
 
 

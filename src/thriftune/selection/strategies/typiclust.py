@@ -42,23 +42,27 @@ def typiclust(
     assert x is not None
     count = min(budget + int(annotated.sum()), clusters)
     with progress("typiclust", len(x), "prompts") as advance:
-        labels = k_means(x, count, rng).labels
-        density = np.empty(len(x))
-        for members in np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1]):
-            density[members] = _density(x[members], neighbours)
-            advance(len(members))
+        found = k_means(x, count, rng)
+        labels, partial = found.labels, found.partial
+        density = np.full(len(x), -1.0)
+        try:
+            for members in np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1]):
+                density[members] = _density(x[members], neighbours)
+                advance(len(members))
+        except KeyboardInterrupt:
+            partial = True
     size = np.bincount(labels, minlength=count)
     covered = np.bincount(labels[annotated], minlength=count)
     turn = np.empty(count, np.int64)
     turn[np.lexsort((np.arange(count), -size, covered, size <= _SMALL))] = np.arange(count)
-    free = np.flatnonzero(~annotated)
+    free = np.flatnonzero(~annotated & (density >= 0))  # all, unless interrupted
     free = free[np.lexsort((free, -density[free], labels[free]))]
     # In each round every cluster gives its densest prompt that is left; small clusters wait until all others gave.
     starts = np.searchsorted(labels[free], np.arange(count))
     round_of = np.arange(len(free)) - starts[labels[free]]
     order = np.lexsort((turn[labels[free]], round_of, size[labels[free]] <= _SMALL))
     rows = free[order][:budget]
-    return Picks(rows, density[rows], notes={"clusters": int((size > 0).sum())})
+    return Picks(rows, density[rows], notes={"clusters": int((size > 0).sum())}, partial=partial)
 
 
 def _density(a: FloatArray, neighbours: int) -> FloatArray:
