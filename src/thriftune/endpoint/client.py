@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 Agree = Callable[["Estimate"], bool]
+Deliver = Callable[["Reply"], Request | None]
 _FIRST_DELAY = 1.0  # seconds before the second try; doubles with each further one
 _LONGEST_DELAY = 60.0
 _ALLOWANCE = 256  # tokens of a chat template around all messages; raised when a server reports more
@@ -116,14 +117,13 @@ class Endpoint:
         large = paid > _LARGE_MONEY or (limited > _LARGE_TOKENS and not is_loopback(self.url))
         return Estimate(len(requests), tokens, money, self.spending.limit(), large)
 
-    def ask(
-        self, requests: Sequence[Request], deliver: Callable[[Reply], None], *, description: str, say: Say = print
-    ) -> int:
+    def ask(self, requests: Sequence[Request], deliver: Deliver, *, description: str, say: Say = print) -> int:
         """Ask all, several at a time, until done, stopped or at the limit.
 
         Args:
             requests: asked in this order.
-            deliver: called with each reply as it arrives, one at a time; what it stored survives whatever follows.
+            deliver: called with each reply as it arrives, one at a time; what it stored survives whatever follows. It
+                may return a request to be sent instead, such as a shorter one.
             description: what the progress bar says.
             say: receives what is worth knowing before the first request.
 
@@ -141,11 +141,13 @@ class Endpoint:
         began = time.monotonic()
         delivered = 0
 
-        def count(reply: Reply) -> None:
+        def count(reply: Reply) -> Request | None:
             nonlocal delivered
-            deliver(reply)
-            delivered += 1
-            advance(1)
+            instead = deliver(reply)
+            if instead is None:
+                delivered += 1
+                advance(1)
+            return instead
 
         try:
             with progress(description, len(requests), unit="answers") as advance:
@@ -162,7 +164,7 @@ class Endpoint:
             lines.append("tried again: " + ", ".join(f"{n} x {what}" for what, n in self.retried.most_common()))
         return [*lines, *self._connection.notes]
 
-    async def _all(self, pending: Iterator[Request], deliver: Callable[[Reply], None], say: Say) -> None:
+    async def _all(self, pending: Iterator[Request], deliver: Deliver, say: Say) -> None:
         async with self._connection.open() as client:
             remark = await self._connection.greet(client)
             if remark:
@@ -174,14 +176,14 @@ class Endpoint:
             except BaseExceptionGroup as failures:
                 raise failures.exceptions[0] from None
 
-    async def _work(
-        self, client: httpx.AsyncClient, pending: Iterator[Request], deliver: Callable[[Reply], None]
-    ) -> None:
+    async def _work(self, client: httpx.AsyncClient, pending: Iterator[Request], deliver: Deliver) -> None:
         for request in pending:
-            reply = await self._answer(client, request)
-            if reply is None:
-                return
-            deliver(reply)
+            asked: Request | None = request
+            while asked is not None:
+                reply = await self._answer(client, asked)
+                if reply is None:
+                    return
+                asked = deliver(reply)
             self._failed_in_a_row = 0 if reply.completion else self._failed_in_a_row + 1
             if self._failed_in_a_row >= _IN_A_ROW:
                 raise EndpointError(f"{_IN_A_ROW} prompts in a row failed at {self.url}, the last: {reply.error}")

@@ -24,11 +24,13 @@ class Completion:
         text: the answer.
         finish: why it ended, in the server's words: ``stop``, ``length``, ``content_filter`` ...
         tokens: as the server counted them; None where it did not.
+        data: of a chat its ``logprobs``, unchecked JSON; of embeddings a list of numbers for each text.
     """
 
     text: str
     finish: str
     tokens: Tokens | None
+    data: Any = None
 
     @property
     def cut(self) -> bool:
@@ -57,7 +59,32 @@ def read_completion(body: bytes, secret: str = "") -> Completion:
         raise ValueError(f"its content is a JSON {type(text).__name__}, not text")
     # Half a Unicode character can be written in JSON and nowhere else.
     whole = (text or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return Completion(whole, str(choice.get("finish_reason") or "stop"), _tokens(usage))
+    return Completion(whole, str(choice.get("finish_reason") or "stop"), _tokens(usage), choice.get("logprobs"))
+
+
+def read_embeddings(body: bytes, count: int, secret: str = "") -> Completion:
+    """The embeddings of ``count`` texts, in the texts' order.
+
+    Args:
+        body: of a response with status 200.
+        count: how many there must be.
+        secret: blotted out in the error.
+
+    Raises:
+        ValueError: the body holds something else.
+    """
+    try:
+        data = json.loads(body)
+        found = {row["index"]: row["embedding"] for row in data["data"]}
+        vectors = [[float(x) for x in found[i]] for i in range(count)]
+        usage = data.get("usage")
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise ValueError(_printable(_blotted(body[:_READ], secret)) or "an empty body") from None
+    if not all(vectors) or len({len(v) for v in vectors}) != 1:
+        raise ValueError("vectors of different lengths")
+    return Completion(
+        "", "stop", _tokens({"completion_tokens": 0, **usage} if isinstance(usage, dict) else None), vectors
+    )
 
 
 def _tokens(usage: Any) -> Tokens | None:

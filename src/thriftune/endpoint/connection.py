@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from thriftune.config import EndpointConfig
 from thriftune.endpoint.address import is_loopback, key_hint
-from thriftune.endpoint.completion import Completion, listed_models, message_of, read_completion, retry_after
+from thriftune.endpoint.completion import (
+    Completion,
+    listed_models,
+    message_of,
+    read_completion,
+    read_embeddings,
+    retry_after,
+)
 from thriftune.errors import EndpointError, require
 from thriftune.types import Message
 
@@ -27,15 +34,19 @@ _MAYBE_BILLED = {502, 504, 520, 524}  # of these: a gateway lost what a server m
 
 @dataclass(frozen=True)
 class Request:
-    """A chat to be continued.
+    """A chat to be continued, or texts to be embedded.
 
     Args:
         key: the caller's name for it.
-        messages: the turns.
+        messages: the turns; of embeddings the texts, a turn each.
+        extra: further fields of the body.
+        route: what is asked of the server.
     """
 
     key: str
     messages: Sequence[Message]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    route: Literal["chat/completions", "embeddings"] = "chat/completions"
 
     @property
     def size(self) -> int:
@@ -99,7 +110,7 @@ class Connection:
         body = self._body(request)
         try:
             async with asyncio.timeout(self.config.timeout):
-                response = await client.post(f"{self.url}/chat/completions", json=body)
+                response = await client.post(f"{self.url}/{request.route}", json=body)
         except (self._httpx.ConnectError, self._httpx.ConnectTimeout) as error:
             raise Trouble(f"no connection: {_plain(error)}", tries=again, down=True) from None
         except TimeoutError:
@@ -109,10 +120,14 @@ class Connection:
             raise Trouble(f"connection lost: {_plain(error)}", tries=again, billed=True) from None
         status = response.status_code
         if status == 200:
+            chat = request.route == "chat/completions"
             try:
-                return read_completion(response.content, self._key)
+                if chat:
+                    return read_completion(response.content, self._key)
+                return read_embeddings(response.content, len(request.messages), self._key)
             except ValueError as error:
-                raise Trouble(f"not a chat completion: {error}", tries=again, billed=True) from None
+                what = "not a chat completion" if chat else "not embeddings"
+                raise Trouble(f"{what}: {error}", tries=again, billed=True) from None
         text = message_of(response.content, self._key)
         if status == 429 and "insufficient_quota" in response.text:
             raise EndpointError(f"{self.url} says that the account is empty: {text}")
@@ -126,14 +141,16 @@ class Connection:
             return await self.complete(client, request)
         if status in {400, 413, 422}:
             raise Trouble(f"refused (status {status}): {text}", tries=0)
-        raise EndpointError(await self._refusal(client, response, text))
+        raise EndpointError(await self._refusal(client, response, text, request.route))
 
     def _body(self, request: Request) -> dict[str, Any]:
+        if request.route == "embeddings":
+            return {"model": self.config.model, "input": [m["content"] for m in request.messages], **request.extra}
         body: dict[str, Any] = {"model": self.config.model, "messages": list(request.messages), "stream": False}
         body[self._limit_name] = self.config.max_tokens
         if self._temperature is not None:
             body["temperature"] = self._temperature
-        return body
+        return {**body, **request.extra}
 
     def _adapt(self, text: str) -> bool:
         """Whether the server told us to say it otherwise, as OpenAI's reasoning models do."""
@@ -172,15 +189,18 @@ class Connection:
             "if it answers nevertheless, see that it is the model you mean"
         )
 
-    async def _refusal(self, client: httpx.AsyncClient, response: httpx.Response, text: str) -> str:
+    async def _refusal(
+        self, client: httpx.AsyncClient, response: httpx.Response, text: str, route: str = "chat/completions"
+    ) -> str:
         status = response.status_code
         if status in {401, 403}:
             return f"{self.url} refuses us (status {status}: {text}): {key_hint(self._key, self.config.api_key_env)}"
         if status == 404:
             known = await self._models(client)
-            if known:
+            if known and self.config.model not in known:
                 return f"{self.url} has no model {self.config.model!r} (there: {', '.join(known[:10])})"
-            return f"{self.url} has no chat completions or no model {self.config.model!r} (status 404: {text})"
+            what = "chat completions" if route == "chat/completions" else route
+            return f"{self.url} has no {what} or no model {self.config.model!r} (status 404: {text})"
         if response.is_redirect:
             place = message_of(response.headers.get("location", "").encode(), self._key)
             return f"{self.url} sends us on to {place}: give that address if you trust it"
