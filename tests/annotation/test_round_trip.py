@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thriftune.annotation.export import export, rows
-from thriftune.annotation.formats import FORMATS, Row, guard, unguard, write_rows
+from thriftune.annotation.formats import FORMATS, Row, write_rows
 from thriftune.annotation.ingest import ingest
 from thriftune.annotation.parse import Answer, parse
+from thriftune.spreadsheet import guard, unguard
 from thriftune.study import Study
 from thriftune.types import Annotation
 
@@ -78,7 +79,7 @@ def test_every_text_survives_every_format(to: str, written: list[Row], array: bo
 def test_guarded_cells_are_no_formulas_and_come_back(text: str) -> None:
     cell = guard(text)
     assert unguard(cell) == text
-    if cell[:1] in ("=", "+", "-", "@", "\t", "\r"):
+    if cell[:1] and cell[:1] in "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20":
         float(cell)  # only numbers may begin so
 
 
@@ -90,6 +91,8 @@ def test_guarded_cells_are_no_formulas_and_come_back(text: str) -> None:
         ("-5", "-5"),
         ("+3.25", "+3.25"),
         ("'=1", "''=1"),
+        ("\n=1", "'\n=1"),
+        ("\uff1dcmd|x", "'\uff1dcmd|x"),
         ("it's", "it's"),
         ("", ""),
     ],

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
 
 from thriftune.errors import AnnotationError
+from thriftune.spreadsheet import guard
 from thriftune.types import Message
 
 Format = Literal["jsonl", "csv", "messages", "prompt-completion", "alpaca", "sharegpt", "label-studio", "argilla"]
@@ -26,13 +26,10 @@ FORMATS: tuple[str, ...] = get_args(Format)
 _ARRAYS = ("label-studio", "argilla")
 # Suffixes that leave one choice; the others share theirs and are asked for by name.
 _BY_SUFFIX: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl"}
-# A spreadsheet evaluates a cell that begins like this, which destroys "- a list" and runs "=HYPERLINK(...)".
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 # Names in the layout that most tools call ShareGPT.
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}
 # Argilla wants a user's number with every response; this one belongs to nobody.
 NOBODY = "00000000-0000-0000-0000-000000000000"
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +179,3 @@ def _write_csv(handle: TextIO, rows: Sequence[Row]) -> None:
         shown = [row.draft or ""] if drafts else []
         cells = [row.id, str(row.rank), row.task or "", row.text, *shown, row.response]
         writer.writerow([guard(cell) for cell in cells])
-
-
-def guard(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula: an apostrophe goes before what would be; numbers stay."""
-    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.match(cell) else cell
-
-
-def unguard(cell: str) -> str:
-    """What `guard` was given."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from thriftune.annotation.foreign import Found, Unreadable, found_in, label_studio_flat, split, turns
-from thriftune.annotation.formats import unguard
 from thriftune.errors import AnnotationError
+from thriftune.spreadsheet import unguard
 
 # The prompt as an answer file has it: text, or (role, content) pairs; None where the file leaves it out.
 Told = str | tuple[tuple[str, str], ...] | None

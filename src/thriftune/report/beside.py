@@ -14,6 +14,7 @@ from thriftune.report.analysis import Analysis
 from thriftune.report.evidence import Evidence, load_evidence
 from thriftune.report.findings import palettes
 from thriftune.report.series import experiment_series, loss_series
+from thriftune.spreadsheet import guard
 from thriftune.study import Study
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _tables(evidence: Evidence, directory: Path) -> list[Path]:
             with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
                 writer = csv.writer(handle, lineterminator="\n")
                 writer.writerow(header)
-                writer.writerows(rows)
+                writer.writerows([guard(c) if isinstance(c, str) else c for c in row] for row in rows)
             written.append(file)
     return written
 
