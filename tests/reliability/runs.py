@@ -86,7 +86,7 @@ class Running:
         """Wait for its end."""
         deadline = time.monotonic() + _PATIENCE_S
         while self.alive and time.monotonic() < deadline:
-            time.sleep(0.001)
+            time.sleep(0.005)
         hung = self.alive
         if hung:
             os.kill(self.pid, signal.SIGKILL)

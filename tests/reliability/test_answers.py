@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from savers import Savers, Told, missing, serve, stored
 from stages import Bases
+from web_browser import BROWSER, DRIVER, Person
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -179,3 +180,26 @@ def test_a_full_disk_is_said_and_loses_nothing(
             os.kill(running.pid, signal.SIGINT)
             assert running.ended().code == 0
     campaign.update(fills=number + 1, told_503=refused, lost=0)
+
+
+@pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs Chromium and its driver")
+def test_a_person_sees_that_the_disk_is_full_and_loses_nothing(bases: Bases, small_disk: Path, tmp_path: Path) -> None:
+    pytest.importorskip("selenium")
+    bases.lay("chosen")
+    study = shutil.copytree(bases.study, small_disk / "study")
+    running, port = serve(bases.warm, study)
+    ann = Person(tmp_path / "profile")
+    try:
+        ann.enter(f"http://127.0.0.1:{port}/", "Ann")
+        fill(small_disk, 0)
+        ann.keys("written on a full disk")
+        ann.until("return document.querySelector('.state.failed') !== null")
+        ann.until("return document.getElementById('notice').textContent.includes('full')")
+        (small_disk / "ballast").unlink()
+        ann.until("return document.getElementById('saved').textContent === 'Saved'", seconds=60)
+    finally:
+        ann.driver.quit()
+        os.kill(running.pid, signal.SIGINT)
+        running.ended()
+    _, drafts = stored(study / "annotations.sqlite", tmp_path / "copy")
+    assert [text for text in drafts.values() if text] == ["written on a full disk"]

@@ -91,7 +91,7 @@ def test_acknowledged_answers_outlive_a_power_failure(
     ids = pq.read_table(bases.study / "selections" / "picks.parquet")["id"].to_pylist()
     savers = Savers(port, ids, size=3000)
     deadline = time.monotonic() + 120
-    while len(savers.told.answers) < times(150, 1500) and time.monotonic() < deadline:
+    while len(savers.told.answers) < times(60, 1500) and time.monotonic() < deadline:
         time.sleep(0.01)
     told = savers.ended()
     os.kill(running.pid, signal.SIGINT)
@@ -100,7 +100,7 @@ def test_acknowledged_answers_outlive_a_power_failure(
     rng = random.Random(9)
     disk = Disk(before)
     disk.root = str(bases.study.parent)
-    moments = {rng.randrange(len(events)) for _ in range(times(60, 1500))}
+    moments = {rng.randrange(len(events)) for _ in range(times(25, 1500))}
     listener, states, acknowledged, ever = Listener(), 0, 0, 0
     for number, call in enumerate(events):
         disk.play(call)

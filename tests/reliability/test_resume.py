@@ -18,8 +18,8 @@ from stages import CASES, Bases, Case, check, contents, leftovers, span
 pytestmark = pytest.mark.timeout(3600)
 _NAMES = {-signal.SIGKILL: "SIGKILL", -signal.SIGTERM: "SIGTERM", 130: "SIGINT", 0: "finished before"}
 _STRIKES = (signal.SIGKILL,) * 8 + (signal.SIGINT, signal.SIGTERM)
-# Kills of each stage in `make test` and in full; those with a test of their own beside their stage come off lightly.
-_KILLS = {"score": (1, 40), "finetune lora": (1, 30), "finetune full": (1, 25), "bench": (0, 25), "teach": (1, 30)}
+# Kills of each stage in `make test` and in full; 0 where one beside the stage does it.
+_KILLS = {"score": (1, 40), "finetune lora": (0, 30), "finetune full": (0, 25), "bench": (0, 25), "teach": (1, 30)}
 
 
 # Where something went wrong once: a kill in place of this operation.
@@ -51,10 +51,10 @@ def run_whole(bases: Bases, case: Case) -> Whole:
 
 
 def strike(bases: Bases, whole: Whole, rng: random.Random) -> tuple[Ended, str]:
-    """Run a case and strike it somewhere, four times in five between the end of its first and of its last part."""
+    """Run a case and strike it somewhere, nine times in ten between the end of its first and of its last part."""
     operations, number = whole.ended.operations, rng.choice(_STRIKES)
     n, argv = len(operations), bases.argv(whole.case.command)
-    inside = rng.random() < 0.8
+    inside = rng.random() < 0.9
     request = {"patches": bases.patches(whole.case)}
     if rng.random() < 0.5:  # in place of an operation on files
         at = (
@@ -83,7 +83,8 @@ def ended_badly(ended: Ended) -> list[str]:
         wrong.append("hung")
     if ended.code not in _NAMES:
         wrong.append(f"status {ended.code}: {ended.said[-500:]}")
-    if "Traceback" in ended.said:
+    # Python drops a Ctrl-C that falls into a destructor, and says so; the run goes on.
+    if "Traceback" in ended.said and not (ended.code == 0 and "Exception ignored in" in ended.said):
         wrong.append(f"traceback: {ended.said[-1500:]}")
     if ended.code == 130 and "the same command continues" not in ended.said:
         wrong.append(f"Ctrl-C does not say how to go on: {ended.said[-300:]}")
@@ -131,7 +132,7 @@ def test_killed_where_it_went_wrong_once(bases: Bases, name: str, operation: str
 def test_struck_and_run_again_it_ends_the_same(
     bases: Bases, case: Case, times: Callable[[int, int], int], campaign: dict[str, Any]
 ) -> None:
-    count = times(*_KILLS.get(case.name, (2, 25)))
+    count = times(*_KILLS.get(case.name, (1, 25)))
     if not count:
         pytest.skip("in full only; a shorter one stands beside the stage")
     rng = random.Random(f"{case.name} 1")

@@ -41,7 +41,7 @@ def finished(bases: Bases, case: Case) -> tuple[dict[str, Any], list[str], float
 def test_two_at_once_do_not_harm_each_other(
     bases: Bases, case: Case, times: Callable[[int, int], int], campaign: dict[str, Any]
 ) -> None:
-    count = times(0 if case.name in ("bench", "finetune full") else 1, 4 if case.name == "bench" else 12)
+    count = times(case.name in ("init", "score", "import", "select"), 4 if case.name == "bench" else 12)
     if not count:
         pytest.skip("in full only")
     whole, left, seconds = finished(bases, case)
@@ -76,7 +76,7 @@ def test_two_at_once_do_not_harm_each_other(
 def test_everything_at_once_on_one_study(
     bases: Bases, tmp_path: Path, times: Callable[[int, int], int], campaign: dict[str, Any]
 ) -> None:
-    """People answer on the page while answers are pulled, taught and exported, prompts selected and a model evaluated."""
+    """People answer on the page while answers are pulled, taught and exported, and prompts selected."""
     acknowledged = 0
     for number in range(times(1, 10)):
         bases.lay("chosen")
@@ -120,9 +120,7 @@ def disk(bases: Bases) -> Iterator[Path]:
 def test_a_stage_whose_disk_fills_says_so_and_goes_on_when_there_is_room(
     bases: Bases, disk: Path, case: Case, times: Callable[[int, int], int], campaign: dict[str, Any]
 ) -> None:
-    count = times(
-        0 if case.name in ("bench", "finetune full", "init-annotated") else 1, 4 if case.name == "bench" else 15
-    )
+    count = times(case.name in ("init", "score", "import", "export"), 4 if case.name == "bench" else 15)
     if not count:
         pytest.skip("in full only")
     bases.lay(case.base)
