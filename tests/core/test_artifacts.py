@@ -95,6 +95,17 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
         assert len(set(lines)) == 1
 
 
+def test_what_a_killed_writer_left_goes_and_what_a_live_one_writes_stays(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    (tmp_path / ".a.k1ll3d.tmp.txt").write_text("half")
+    (tmp_path / ".b.k1ll3d.tmp.txt").write_text("half of another")
+    with atomic_path(target) as one, atomic_path(target) as two:
+        one.write_text("one")
+        two.write_text("two")
+    assert target.read_text() == "one"
+    assert {p.name for p in tmp_path.iterdir()} == {"a.txt", ".b.k1ll3d.tmp.txt"}
+
+
 def test_table_and_record_survive(tmp_path: Path) -> None:
     file = tmp_path / "t.parquet"
     table = pa.table({"id": ["a", "b"], "x": pa.array([1.5, None], pa.float32())})

@@ -77,6 +77,28 @@ def test_a_bug_shows_its_traceback() -> None:
     assert "ZeroDivisionError: a bug" in done.stderr
 
 
+def test_a_full_disk_is_one_line_and_exit_2() -> None:
+    code = (
+        "import os\nfrom thriftune.cli import main\n"
+        "@main.app.command()\ndef write() -> None:\n"
+        "    with open('/dev/full', 'w', buffering=1) as handle:\n        handle.write('x\\n')\n"
+        "import sys; sys.argv = ['thriftune', 'write']; main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"thriftune: No space left on device: see that there is room [^\n]*continues\n", done.stderr)
+
+
+def test_ctrl_c_before_a_command_is_at_work_is_exit_130() -> None:
+    code = (
+        "import sys\nfrom thriftune.cli import main\n"
+        "def app():\n    raise KeyboardInterrupt\nmain.app = app; main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130 and "the same command continues" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_ctrl_c_is_exit_130() -> None:
     code = (
         "import sys, time\nfrom thriftune.cli import main\n"

@@ -193,7 +193,8 @@ def test_a_stage_is_held_against_other_processes(small_study: Study) -> None:
     other.start()
     try:
         assert ready.wait(60)
-        with pytest.raises(StudyError, match="another process is at work on score"), small_study.lock("score"):
+        held = rf"another process is at work on score of .*\(process {other.pid} on .*, since 2"
+        with pytest.raises(StudyError, match=held), small_study.lock("score"):
             pass
         with small_study.lock("select"):
             pass
