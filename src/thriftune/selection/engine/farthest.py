@@ -12,21 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
-import numpy.typing as npt
 
 from thriftune.selection.engine.blocks import Run, workers
+from thriftune.selection.engine.centre_loops import farthest_in_batch, nearer, nearer_members
 from thriftune.selection.engine.neighbours import by_label, clusters
 from thriftune.selection.engine.width import distinct, nearest_to_mean, shifted
 from thriftune.types import FloatArray, IntArray
 
-Array = npt.NDArray[Any]
-_ZERO = np.float32(0)
 _CHUNK = 1024  # centres at a time
 _ROWS = 512  # of a batch per task
 _SMALL = 2000  # rows below which clusters are not worth their making
 _BATCH = 4096  # largest batch
+_LIKELY = 256  # products computed at a time, of those farthest now
+_GROW, _SHRINK = 0.1, 0.03  # picks for each row of a batch that make the next one larger, smaller
 
 
 @dataclass(frozen=True)
@@ -206,40 +205,74 @@ class _Traversal:
         if len(batch) == 0:
             self.width = min(self.width * 2, _BATCH)
             return 0
-        a, half = self.a[batch], self.half[batch]
-        g = np.empty((len(batch), len(batch)), np.float32)
-
-        def product(corner: tuple[int, int]) -> None:
-            i, j = (slice(c, c + _CHUNK) for c in corner)
-            g[i, j] = a[i] @ a[j].T
-            if i != j:
-                g[j, i] = g[i, j].T
-
-        corners = range(0, len(batch), _CHUNK)
-        run(product, [(i, j) for i in corners for j in corners if j >= i])
-        bound, nearest = self.bound[batch], self.nearest[batch]
-        limit = self.picks - self.done
-        where, squared = np.empty(limit, np.int64), np.empty(limit)
-        noise = self.noise
-        if len(batch) >= _BATCH and float(bound.max()) <= outside + noise:
+        first, limit = self.count, self.picks - self.done
+        if len(batch) >= _BATCH and float(self.bound[batch].max()) <= outside + self.noise:
             # More ties than a batch holds: those in the batch go first.
             outside, limit = -1.0, 1
-        made = farthest_in_batch(
-            a, half, g, batch, bound, nearest, self.centres, self.count, outside, noise, limit, where, squared
-        )
-        rows = batch[where[:made]]
-        self.rows[self.done : self.done + made], self.squared[self.done : self.done + made] = rows, squared[:made]
-        self.centre_half[self.count : self.count + made] = self.half[rows]
-        self.count += made
-        self.bound[batch], self.nearest[batch], self.seen[batch] = bound, nearest, self.count
-        self.done += made
-        self._tell_cluster(run, self.count - made)
-        # A batch costs its square. Early on every pick moves everything, and a larger batch gives no more picks.
-        if made == 0 or made > 0.15 * self.width:
+        made = self._pick_among(batch, outside, limit, run)
+        self._tell_cluster(run, first)
+        # A larger batch costs more to bring up to date, a smaller one must be made more often.
+        if made == 0 or made > _GROW * self.width:
             self.width = min(self.width * 3 // 2, _BATCH, len(self.a))
-        elif made < 0.05 * self.width:
+        elif made < _SHRINK * self.width:
             self.width = max(self.width * 2 // 3, 64)
         return made
+
+    def _pick_among(self, batch: IntArray, outside: float, limit: int, run: Run[Any]) -> int:
+        """Picks within a batch of up-to-date rows while they are farther than ``outside``; returns how many."""
+        a, half = self.a[batch], self.half[batch]
+        bound, nearest = self.bound[batch], self.nearest[batch]
+        g = np.empty((len(batch), len(batch)), np.float32)  # products of the likely picks; memory only where written
+        line = np.full(len(batch), -1)
+        lines = made = 0
+        where, squared = np.empty(min(limit, len(batch)), np.int64), np.empty(min(limit, len(batch)))
+        while True:
+            some, wanted = farthest_in_batch(
+                a,
+                half,
+                g,
+                line,
+                bound,
+                nearest,
+                self.centres,
+                self.count,
+                outside,
+                self.noise,
+                limit - made,
+                where,
+                squared,
+            )
+            here = slice(self.done, self.done + some)
+            self.rows[here], self.squared[here] = batch[where[:some]], squared[:some]
+            self.centre_half[self.count : self.count + some] = half[where[:some]]
+            self.count += some
+            self.done += some
+            made += some
+            if wanted < 0:
+                break
+            alive = bound > outside
+            alive[wanted] = True
+            if alive.sum() < 0.7 * len(batch):
+                self._put_back(batch[~alive], bound[~alive], nearest[~alive])
+                wanted = int(alive[:wanted].sum())
+                kept = np.flatnonzero(alive & (line >= 0))
+                g[: len(kept), : alive.sum()] = g[line[kept]][:, alive]
+                batch, a, half, bound, nearest = batch[alive], a[alive], half[alive], bound[alive], nearest[alive]
+                line = np.full(len(batch), -1)
+                line[np.searchsorted(np.flatnonzero(alive), kept)] = np.arange(len(kept))
+                lines = len(kept)
+                g = g[:, : len(batch)]
+            open_ = np.flatnonzero(line < 0)
+            likely = open_[np.argsort(-bound[open_], kind="stable")[:_LIKELY]]
+            likely = np.append(likely[likely != wanted], wanted)
+            line[likely] = lines + np.arange(len(likely))
+            multiply(a[likely], a, g[lines : lines + len(likely)], run)
+            lines += len(likely)
+        self._put_back(batch, bound, nearest)
+        return made
+
+    def _put_back(self, rows: IntArray, bound: FloatArray, nearest: IntArray) -> None:
+        self.bound[rows], self.nearest[rows], self.seen[rows] = bound, nearest, self.count
 
     def _close_up(self, run: Run[Any]) -> int:
         """All that is left is nearer than single precision can tell: go on in double precision."""
@@ -286,115 +319,10 @@ class _Traversal:
             self.width = min(self.width * 2, len(self.a))
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "contract", "reassoc"}, error_model="numpy")
-def nearer(g: Array, half_row: Array, half_centre: Array, first: int, squared: Array, nearest: Array) -> None:
-    """Lower rows' squared distances to their nearest centre by a tile of products with centres ``first ..``."""
-    rows, columns = g.shape
-    for i in range(rows):
-        best = np.float32(-3e38)
-        for j in range(np.uint64(columns)):
-            v = g[i, j] - half_centre[j]
-            best = v if v > best else best
-        d = max(np.float32(2) * (half_row[i] - best), _ZERO)
-        if d < squared[i]:
-            squared[i] = d
-            for j in range(columns):
-                if g[i, j] - half_centre[j] == best:
-                    nearest[i] = first + j
-                    break
+def multiply(a: FloatArray, b: FloatArray, out: FloatArray, run: Run[Any]) -> None:
+    """out = a @ b.T, by blocks of columns."""
 
+    def part(begin: int) -> None:
+        out[:, begin : begin + _CHUNK] = a @ b[begin : begin + _CHUNK].T
 
-@numba.njit(cache=True, nogil=True)
-def _precise(x: Array, y: Array) -> float:
-    total = 0.0
-    for j in range(len(x)):
-        difference = np.float64(x[j]) - np.float64(y[j])
-        total += difference * difference
-    return total
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "contract"}, error_model="numpy")
-def farthest_in_batch(
-    x: Array,
-    half: Array,
-    g: Array,
-    row: Array,
-    squared: Array,
-    nearest: Array,
-    centres: Array,
-    count: int,
-    outside: float,
-    noise: float,
-    limit: int,
-    out_row: Array,
-    out_squared: Array,
-) -> int:
-    """Farthest-first picks among a batch, as long as they are farther than anything outside it.
-
-    Args:
-        x: (b, d) the batch; half: (b,) half the squared lengths; g: (b, b) products; row: (b,) row numbers, ascending.
-        squared, nearest: (b,) squared distance to the nearest centre, and which; updated.
-        centres: (capacity, d), ``count`` of them filled; picks are appended.
-        outside: no row outside the batch is farther than this.
-        noise: squared distances that differ by less are compared in double precision.
-        limit: picks at most.
-
-    Returns:
-        How many were picked into ``out_row`` and ``out_squared``.
-    """
-    size = len(x)
-    picks = 0
-    while picks < limit:
-        most = np.float32(-1)
-        for i in range(np.uint64(size)):
-            most = squared[i] if squared[i] > most else most
-        if most < 0 or most <= outside + noise:
-            break
-        best, pick = -1.0, -1
-        for i in range(size):
-            if squared[i] >= most - noise and squared[i] >= 0:
-                exact = _precise(x[i], centres[nearest[i]])
-                if exact > best:
-                    best, pick = exact, i
-        out_row[picks], out_squared[picks] = pick, best
-        centres[count] = x[pick]
-        h = half[pick]
-        for i in range(size):
-            d = max(np.float32(2) * (half[i] + h - g[pick, i]), _ZERO)
-            if d < squared[i]:
-                squared[i] = d
-                nearest[i] = count
-        squared[pick] = np.float32(-1)
-        picks += 1
-        count += 1
-    return picks
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "contract", "reassoc"}, error_model="numpy")
-def nearer_members(
-    a: Array,
-    half: Array,
-    members: Array,
-    bounds: Array,
-    labels: Array,
-    centres: Array,
-    centre_half: Array,
-    new: Array,
-    squared: Array,
-    nearest: Array,
-) -> None:
-    """Lower the squared distances of the members of the clusters ``labels`` by their ``new`` centres."""
-    d = np.uint64(a.shape[1])
-    for p in range(len(new)):
-        c = new[p]
-        for m in range(bounds[labels[p]], bounds[labels[p] + 1]):
-            row = members[m]
-            if squared[row] < 0:
-                continue
-            product = _ZERO
-            for j in range(d):
-                product += a[row, j] * centres[c, j]
-            s = max(np.float32(2) * (half[row] + centre_half[c] - product), _ZERO)
-            if s < squared[row]:
-                squared[row] = s
-                nearest[row] = c
+    run(part, range(0, len(b), _CHUNK))

@@ -20,22 +20,28 @@ _TILE = 1024
 
 
 def all_pairs(
-    sim: Similarity, u: FloatArray, covers: list[FloatArray], at: IntArray, collect: bool, run: Run[Any]
+    sim: Similarity,
+    u: FloatArray,
+    covers: list[FloatArray],
+    at: IntArray,
+    run: Run[Any],
+    threshold: FloatArray | None,
 ) -> tuple[dict[int, FloatArray], Pairs | None]:
-    """Over all pairs: everyone's gain under the covers ``at``, and the pairs that matter under the last cover."""
+    """Over all pairs: everyone's gain under the covers ``at``, and the pairs above the rows' ``threshold``, if any."""
     n = len(sim)
-    last = covers[-1]
     # Sums in fixed point do not depend on the order in which threads add to them.
     unit = 2.0 ** (61 - int(np.ceil(np.log2(max(float(u.sum()), 1e-300)))))
     totals = np.zeros((len(at), n), np.int64)
     lock = threading.Lock()
     local = threading.local()
-    pairs = Pairs(n) if collect else None
+    pairs = None if threshold is None else Pairs(n)
 
     def tile(corner: tuple[int, int]) -> None:
         i, j = (slice(c, min(c + _TILE, n)) for c in corner)
         if not hasattr(local, "buffer"):
             local.buffer = np.empty(_TILE * _TILE, np.float32)
+            if pairs is not None:
+                local.scratch = np.empty(_TILE * _TILE + 1, np.uint16), np.empty(_TILE * _TILE + 1, np.float32)
         s = sim.block(i, j, local.buffer)
         both = corner[0] != corner[1]
         if not both:
@@ -49,8 +55,8 @@ def all_pairs(
                 totals[:, i] += fixed_i
                 if both:
                     totals[:, j] += fixed_j
-        if pairs is not None:
-            pairs.add(corner, s, both, last[i], last[j])
+        if pairs is not None and threshold is not None:
+            pairs.add(corner, s, both, threshold[i], threshold[j], local.scratch)
 
     run(tile, [(i, j) for i in range(0, n, _TILE) for j in range(i, n, _TILE)])
     return {int(t): totals[r] / unit for r, t in enumerate(at)}, pairs
@@ -65,16 +71,32 @@ class Pairs:
         self.dropped = np.zeros(n, bool)
         self.extra: dict[int, tuple[IntArray, IntArray, FloatArray]] = {}
 
-    def add(self, corner: tuple[int, int], s: FloatArray, both: bool, cover_i: FloatArray, cover_j: FloatArray) -> None:
+    def add(
+        self,
+        corner: tuple[int, int],
+        s: FloatArray,
+        both: bool,
+        cover_i: FloatArray,
+        cover_j: FloatArray,
+        scratch: tuple[IntArray, FloatArray],
+    ) -> None:
+        """Keep what matters of a tile of similarities; ``scratch`` has a place for each of them and one more."""
+        column, value = scratch
+        end = np.empty(s.shape[0], np.int64)
+        tiles.tile_pairs(s, both, cover_i, cover_j, column, value, end)
+        size = int(end[-1])
+        if not both:
+            self.tiles[corner] = (np.diff(end, prepend=0).astype(np.int32), column[:size].copy(), value[:size].copy())
+            return
         count_i, count_j = np.zeros(s.shape[0], np.int32), np.zeros(s.shape[1], np.int32)
-        tiles.tile_counts(s, both, cover_i, cover_j, count_i, count_j)
-        start_i, start_j = np.cumsum(count_i) - count_i, np.cumsum(count_j) - count_j
-        index_i, value_i = np.empty(count_i.sum(), np.uint16), np.empty(count_i.sum(), np.float32)
-        index_j, value_j = np.empty(count_j.sum(), np.uint16), np.empty(count_j.sum(), np.float32)
-        tiles.tile_edges(s, both, cover_i, cover_j, start_i, start_j, index_i, value_i, index_j, value_j)
+        tiles.side_counts(column, value, end, cover_i, cover_j, count_i, count_j)
+        total_i, total_j = int(count_i.sum()), int(count_j.sum())
+        index_i, value_i = np.empty(total_i + 1, np.uint16), np.empty(total_i + 1, np.float32)
+        index_j, value_j = np.empty(total_j + 1, np.uint16), np.empty(total_j + 1, np.float32)
+        start_j = np.cumsum(count_j, dtype=np.int64) - count_j
+        tiles.side_pairs(column, value, end, cover_i, cover_j, start_j, index_i, value_i, index_j, value_j)
         self.tiles[corner] = (count_i, index_i, value_i)
-        if both:
-            self.tiles[corner[1], corner[0]] = (count_j, index_j, value_j)
+        self.tiles[corner[1], corner[0]] = (count_j, index_j, value_j)
 
     def complete(self, sim: Similarity, missing: IntArray, cover: FloatArray, run: Run[Any]) -> None:
         """Collect the pairs of the rows ``missing`` again, which need a lower threshold than they had."""

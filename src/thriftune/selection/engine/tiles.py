@@ -106,72 +106,123 @@ def row_gains(s: Array, rows: Array, u: Array, cover: Array, gains: Array) -> No
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_SUM, error_model="numpy")
-def column_gains(s: Array, u: Array, cover: Array, gains: Array, counts: Array) -> None:
-    """gains[j] += sum_i u_i max(0, s_ij - cover_i); counts[j] += how many terms are positive."""
+def row_losses(s: Array, u: Array, before: Array, at: Array, after: Array, lost: Array) -> None:
+    """lost[r] += sum_j u_j max(0, min(s[r, j], after_j) - before[at[r], j]): what gains fell by as cover rose.
+
+    Args:
+        s: (b, c) similarities; u, after: (c,); before: (states, c).
+        at: (b,) the state at which each candidate's gain was last known.
+        lost: (b,) float64.
+    """
     rows, columns = s.shape
-    for i in range(rows):
-        c, w = cover[i], u[i]
-        for j in range(np.uint64(columns)):
-            v = s[i, j] - c
-            gains[j] += w * (v if v > _ZERO else _ZERO)
-            counts[j] += np.int32(v > _ZERO)
+    for r in range(rows):
+        t = at[r]
+        for begin in range(0, columns, _RUN):
+            first = np.uint64(begin)
+            a = _ZERO
+            for j in range(np.uint64(min(_RUN, columns - begin))):
+                v = min(s[r, first + j], after[first + j]) - before[t, first + j]
+                a += u[first + j] * (v if v > _ZERO else _ZERO)
+            lost[r] += a
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_SUM, error_model="numpy")
-def tile_counts(s: Array, both: bool, cover_i: Array, cover_j: Array, count_i: Array, count_j: Array) -> None:
-    """How many similarities of each row (as candidate) exceed what columns are covered by, and the other way round."""
+def column_changes(s: Array, rows: Array, u: Array, before: Array, after: Array, gains: Array, counts: Array) -> None:
+    """Change estimated gains sum_i u_i max(0, s_ij - cover_i) and their numbers of terms as cover rises.
+
+    Args:
+        s: (b, c) similarities; u, before, after: (b,).
+        rows: which of the b have changed; ``before`` above 1: nothing was added for that row yet.
+        gains, counts: (c,).
+    """
+    columns = np.uint64(s.shape[1])
+    for i in rows:
+        w, b, a = u[i], before[i], after[i]
+        for j in range(columns):
+            v = s[i, j]
+            old, new = v - b, v - a
+            gains[j] += w * ((new if new > _ZERO else _ZERO) - (old if old > _ZERO else _ZERO))
+            counts[j] += np.int32(new > _ZERO) - np.int32(old > _ZERO)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_SUM, error_model="numpy")
+def tile_pairs(s: Array, both: bool, cover_i: Array, cover_j: Array, column: Array, value: Array, end: Array) -> None:
+    """Compact the similarities of a tile that exceed what its row or its column is covered by, row by row.
+
+    Args:
+        s: (b, c) similarities; both: False on the diagonal, where only the columns' cover counts.
+        column, value: at least b * c + 1 long, uint16 and float32; filled.
+        end: (b,) int64, where each row's run ends.
+    """
     rows, columns = s.shape
+    p = 0
     for i in range(rows):
+        c = cover_i[i] if both else np.float32(4)
+        for begin in range(0, columns, 32):
+            first = np.uint64(begin)
+            width = np.uint64(min(32, columns - begin))
+            most = _LOWEST
+            for j in range(width):
+                v = s[i, first + j] - min(cover_j[first + j], c)
+                most = v if v > most else most
+            if most <= _ZERO:
+                continue
+            for j in range(width):
+                v = s[i, first + j]
+                # Written in any case, and kept by moving on: a branch that is hard to predict costs more.
+                column[p] = first + j
+                value[p] = v
+                p += v > min(cover_j[first + j], c)
+        end[i] = p
+
+
+@numba.njit(cache=True, nogil=True)
+def side_counts(
+    column: Array, value: Array, end: Array, cover_i: Array, cover_j: Array, count_i: Array, count_j: Array
+) -> None:
+    """How many compacted pairs count for each row (as candidate), and for each column."""
+    p = 0
+    for i in range(len(end)):
         c = cover_i[i]
-        count = np.int32(0)
-        for j in range(np.uint64(columns)):
-            count += np.int32(s[i, j] > cover_j[j])
-        count_i[i] += count
-        if both:
-            for j in range(np.uint64(columns)):
-                count_j[j] += np.int32(s[i, j] > c)
+        count = 0
+        while p < end[i]:
+            j = column[p]
+            count += value[p] > cover_j[j]
+            count_j[j] += value[p] > c
+            p += 1
+        count_i[i] = count
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_SUM, error_model="numpy")
-def tile_edges(
-    s: Array,
-    both: bool,
+@numba.njit(cache=True, nogil=True)
+def side_pairs(
+    column: Array,
+    value: Array,
+    end: Array,
     cover_i: Array,
     cover_j: Array,
-    start_i: Array,
     start_j: Array,
     index_i: Array,
     value_i: Array,
     index_j: Array,
     value_j: Array,
 ) -> None:
-    """Write the pairs that ``tile_counts`` counted, candidate by candidate, indices within the tile.
+    """Lay the compacted pairs out by row and by column; outputs have one place to spare at the end.
 
     Args:
-        start_i, start_j: (b,), (c,) where each candidate's run begins; advanced to where it ends.
-        index_i, index_j: uint16; value_i, value_j: float32.
+        start_j: (c,) where each column's run begins; advanced to where it ends.
     """
-    rows, columns = s.shape
-    for i in range(rows):
+    spare = len(index_j) - 1
+    p = w = 0
+    for i in range(len(end)):
         c = cover_i[i]
-        for begin in range(0, columns, 32):
-            first = np.uint64(begin)
-            width = np.uint64(min(32, columns - begin))
-            most = _LOWEST
-            for j in range(width):
-                v = s[i, first + j] - min(cover_j[first + j], c) if both else s[i, first + j] - cover_j[first + j]
-                most = v if v > most else most
-            if most <= _ZERO:
-                continue
-            for j in range(width):
-                v = s[i, first + j]
-                if v > cover_j[first + j]:
-                    p = start_i[i]
-                    index_i[p] = first + j
-                    value_i[p] = v
-                    start_i[i] = p + 1
-                if both and v > c:
-                    p = start_j[first + j]
-                    index_j[p] = i
-                    value_j[p] = v
-                    start_j[first + j] = p + 1
+        while p < end[i]:
+            j, v = column[p], value[p]
+            index_i[w] = j
+            value_i[w] = v
+            w += v > cover_j[j]
+            counts = v > c
+            q = start_j[j] if counts else spare
+            index_j[q] = i
+            value_j[q] = v
+            start_j[j] += counts
+            p += 1
