@@ -98,7 +98,7 @@ def pick(
         if made >= look:
             # How many pairs (candidate, row) still matter, by the rows of a sample.
             if to_sample is None or (to_sample > state.cover[sample, None]).mean() * n * n <= edges:
-                _, pairs = all_pairs(sim, u, [state.cover], np.empty(0, np.int64), True, run)
+                _, pairs = all_pairs(sim, u, [], np.empty(0, np.int64), run, state.cover)
                 assert pairs is not None
                 state.notes["early_picks"] = made
                 finish(pairs.lists(run), u, state, budget, run, advance, terms)
