@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -199,7 +200,10 @@ def _stops(begun: int, budget: int, limited: bool) -> list[int]:
     if not limited:
         return [begun + (budget - begun) * e // _CHECKPOINTS for e in range(1, _CHECKPOINTS + 1)] + [budget]
     # How many picks the money is good for is not known.
-    return sorted({min(budget, begun + 2**e) for e in range(3, 3 + int(budget).bit_length())})
+    stops = [begun + 8]
+    while stops[-1] < budget:
+        stops.append(min(budget, begun + math.ceil(1.25 * (stops[-1] - begun))))
+    return stops
 
 
 @numba.njit(cache=True, nogil=True, inline="never")
