@@ -6,7 +6,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from thriftune.artifacts import read_json
+from thriftune.artifacts import read_json, read_object
 from thriftune.errors import ModelError, require
 from thriftune.model import LanguageModel, fingerprint, load
 
@@ -61,6 +61,10 @@ def load_tuned(
     if adapter is None:
         lm = load(str(directory / "model"), trust_remote_code=trust_remote_code, **options)
         return replace(lm, spec=str(directory))
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"{adapter} has no adapter_model.safetensors (pickled weights can run code when loaded): save it again"
+        )
     peft = require("peft", command=f"loading {adapter}", install="'thriftune[finetune]'")
     spec, trained_on = _base(directory, adapter)
     commit = None if trained_on is None or trained_on.startswith(_LOCAL) else trained_on
@@ -80,7 +84,7 @@ def load_tuned(
             warnings.simplefilter("ignore", FutureWarning)  # what peft still calls transformers by
             warnings.filterwarnings("error", message="Found missing adapter keys")  # they would be as before training
             wrapped = peft.PeftModel.from_pretrained(lm.model, str(adapter), is_trainable=False)
-    except (OSError, ValueError, KeyError, RuntimeError, UserWarning, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, UserWarning, SafetensorError) as error:
         raise ModelError(f"the adapter {adapter} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     # The base model now has the adapter's layers in it: everything that runs a plain model runs this one.
     model = wrapped.get_base_model().eval()
@@ -97,7 +101,7 @@ def _base(directory: Path, adapter: Path) -> tuple[str, str | None]:
             return str(base["model"]), str(base["revision"])
         except (KeyError, TypeError):
             raise ModelError(f"{manifest} does not say what base model the adapter is for: fine-tune again") from None
-    described = read_json(adapter / "adapter_config.json")
+    described = read_object(adapter / "adapter_config.json")
     name = described.get("base_model_name_or_path")
     if not name:
         raise ModelError(f"{adapter} does not name its base model: set base_model_name_or_path in adapter_config.json")

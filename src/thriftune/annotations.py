@@ -63,6 +63,9 @@ _MIGRATIONS = (
     """,
 )
 
+# Signs that it is the content of the file, not the moment or the place.
+_DAMAGE = ("decode to UTF-8", "no such", "malformed", "already exists", "duplicate column")
+
 
 def now() -> str:
     """The time as it is stored: UTC, ISO 8601, to the millisecond."""
@@ -106,6 +109,8 @@ class AnnotationStore:
         try:
             yield
         except sqlite3.OperationalError as error:
+            if any(sign in str(error) for sign in _DAMAGE):
+                raise StudyError(f"{self.path} is damaged ({error}): restore it from a copy") from error
             # Locked, read-only, no space: the answers are fine, the moment or the place is not.
             raise StudyError(f"{self.path}: {error}; see that it can be written and nothing else holds it") from error
         except sqlite3.IntegrityError:
@@ -179,7 +184,9 @@ class AnnotationStore:
             return []
         with self._connect(reading=True) as connection:
             rows = connection.execute(
-                "SELECT prompt_id, response, annotator, source, seconds, status FROM annotations "
+                # CAST: SQLite keeps a number or bytes in a text column if another program put them there.
+                "SELECT CAST(prompt_id AS TEXT), CAST(response AS TEXT), CAST(annotator AS TEXT), source, "
+                "CAST(seconds AS REAL), status FROM annotations "
                 "WHERE replaced IS NULL ORDER BY review, id"
             ).fetchall()
         return [Annotation(*row) for row in rows]

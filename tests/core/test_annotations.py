@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -197,3 +198,19 @@ def test_a_review_stands_beside_the_reviewers_own_answer_and_counts_first(store:
     store.add([Annotation("a", "own, changed", annotator="ann")], replace=True)
     assert [a.response for a in store.in_force()] == ["his", "own, changed", "decided"]
     assert store.final()["a"].response == "decided"
+
+
+def test_values_that_another_program_put_there(tmp_path: Path) -> None:
+    store = AnnotationStore(tmp_path / "annotations.sqlite")
+    store.add([Annotation("a", "x", "ann", seconds=2.0), Annotation("b", "y", "ann", seconds=2.0)])
+    with contextlib.closing(store.connect()) as connection:
+        connection.execute("UPDATE annotations SET prompt_id = 7, response = x'6869', seconds = '3' WHERE id = 1")
+    assert store.in_force()[0] == Annotation("7", "hi", "ann", seconds=3.0)
+    with contextlib.closing(store.connect()) as connection:
+        connection.execute("UPDATE annotations SET response = CAST(x'ff00fe' AS TEXT) WHERE id = 1")
+    with pytest.raises(StudyError, match="is damaged .*restore it from a copy"):
+        store.in_force()
+    with contextlib.closing(store.connect()) as connection:
+        connection.execute("DROP TABLE annotations")
+    with pytest.raises(StudyError, match="is damaged .*restore it from a copy"):
+        store.in_force()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thriftune.artifacts import provenance, read_json, write_json
+from thriftune.artifacts import provenance, read_object, write_json
 from thriftune.bench import cells as cell_files
 from thriftune.bench import present, workers
 from thriftune.bench.design import Cell, digest
@@ -183,7 +183,7 @@ def estimate_of(rates: Rates, jobs: Sequence[Cell], config: BenchConfig) -> dict
 
 def planned_rates(directory: Path) -> Rates:
     """The speed measured when the bench was planned."""
-    measured = read_json(directory / "plan.json")["estimate"]
+    measured = read_object(directory / "plan.json", estimate=dict)["estimate"]
     return Rates(
         measured["tokens_per_example"],
         measured["train_seconds_per_token"],

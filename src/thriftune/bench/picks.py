@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from thriftune.artifacts import provenance, read_record, read_table, write_table
+from thriftune.artifacts import provenance, read_record, read_table, reading, write_table
 from thriftune.bench.design import Arm, Pick, candidates_of, digest, pick, seeds_of
 from thriftune.bench.plan import Plan
 from thriftune.errors import StudyError, ThriftuneError
@@ -118,13 +118,15 @@ def _stored(file: Path, key: str) -> dict[int, Pick]:
     if not file.exists():
         return {}
     try:
-        table, record = read_table(file), read_record(file)
+        table = read_table(file, ["budget", "id"], types={"budget": "int64", "id": "string"})
+        record = read_record(file)
+        if record.get("key") != key:
+            return {}
+        found: dict[int, list[str]] = {}
+        for budget, id_ in zip(table["budget"].to_pylist(), table["id"].to_pylist(), strict=True):
+            found.setdefault(budget, []).append(id_)
+        with reading(file):
+            seconds, notes = record["seconds"], record["notes"]
+            return {budget: Pick(ids, seconds[str(budget)], notes[str(budget)]) for budget, ids in found.items()}
     except StudyError:
         return {}  # damaged: chosen again, to the same picks
-    if record.get("key") != key:
-        return {}
-    found: dict[int, list[str]] = {}
-    for budget, id_ in zip(table["budget"].to_pylist(), table["id"].to_pylist(), strict=True):
-        found.setdefault(budget, []).append(id_)
-    seconds, notes = record["seconds"], record["notes"]
-    return {budget: Pick(ids, seconds[str(budget)], notes[str(budget)]) for budget, ids in found.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thriftune.artifacts import read_json
+from thriftune.artifacts import read_object, reading
 from thriftune.config import BenchConfig, InitConfig, ScoreConfig, resolve
 from thriftune.errors import ConfigError
 from thriftune.study import Study
@@ -104,7 +104,10 @@ def prepare(recipe: Recipe, *, dry_run: bool = False, say: Say = print) -> Study
 def planned(study: Study, name: str | None) -> BenchConfig | None:
     """The settings of an experiment already begun; None where there is none of that name."""
     file = study.bench_directory(name or BenchConfig().name) / "plan.json"
-    return BenchConfig.model_validate(read_json(file)["config"]) if file.exists() else None
+    if not file.exists():
+        return None
+    with reading(file):  # pydantic's error is a ValueError
+        return BenchConfig.model_validate(read_object(file, config=dict)["config"])
 
 
 def settings(recipe: Recipe | None, flags: Mapping[str, Any]) -> BenchConfig:

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from thriftune.artifacts import provenance, write_json
+from thriftune.artifacts import provenance, read_object, reading, write_json
 from thriftune.bench.plan import Plan
 from thriftune.errors import BenchError
 
@@ -59,6 +59,29 @@ def record_of(plan: Plan, loaded: Mapping[str, Any], estimate: Mapping[str, Any]
         warnings=plan.warnings,
         extensions=[],
     )
+
+
+def read_plan(file: Path) -> dict[str, Any]:
+    """plan.json, with everything in it that the stages of a bench go by.
+
+    Raises:
+        StudyError: it is missing or damaged.
+    """
+    stored = read_object(file)
+    if stored.get("control"):
+        return stored
+    objects = dict.fromkeys(("config", "model", "inputs", "computes", "estimate", "prompts"), dict)
+    stored = read_object(file, **objects, **dict.fromkeys(("arms", "cells", "warnings", "extensions"), list))
+    with reading(file):
+        known = {"scores": dict, "pool": str, "responses": str}
+        names = [*stored["warnings"], *(a["name"] for a in stored["arms"]), *(c["id"] for c in stored["cells"])]
+        notes = [(n["created"] + "", len(n["cells"]), n["finished_cells"] + 0) for n in stored["extensions"]]
+        wrong = [n for n in names if not isinstance(n, str)]
+        wrong += [k for k, kind in known.items() if not isinstance(stored["inputs"][k], kind)]
+        wrong += [k for k in ("revision", "dtype", "device") if k not in stored["model"]]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} of {len(names) + len(notes)} entries")
+    return stored
 
 
 def installed() -> dict[str, str]:

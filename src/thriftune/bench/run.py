@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from thriftune.artifacts import read_json, write_json
+from thriftune.artifacts import write_json
 from thriftune.bench import cells as cell_files
 from thriftune.bench import plan as plans
 from thriftune.bench import present, record
@@ -47,7 +47,7 @@ def bench(
     file = directory / "plan.json"
     if dry_run:
         if file.exists():
-            record.same(read_json(file), plan, directory, extend=extend)
+            record.same(record.read_plan(file), plan, directory, extend=extend)
         left = [cell for cell in plan.cells if not cell_files.cell_file(directory, cell).exists()]
         with contextlib.closing(open_crew(study, config, plan.model)) as crew:
             rates, _ = probe(crew, plan.known.ids, items)
@@ -56,7 +56,7 @@ def bench(
         return None
     with contextlib.ExitStack() as stack:
         stack.enter_context(held(study, config.name, directory))
-        stored = read_json(file) if file.exists() else None
+        stored = record.read_plan(file) if file.exists() else None
         finished = sum(cell_files.cell_file(directory, cell).exists() for cell in plan.cells)
         begun: dict[str, str] = {}
         if stored is not None:
@@ -74,7 +74,7 @@ def bench(
             for line in [*present.cost(plan, plan.cells, measured), *present.detectable(plan, study)]:
                 say(line)
             write_json(file, record.record_of(plan, loaded, estimate_of(measured, plan.cells, config)))
-            stored = read_json(file)
+            stored = record.read_plan(file)
         chosen, failed = choose(study, plan, directory)
         jobs = _jobs(plan, chosen, salt_of(config, stored["model"]))
         records, errors = execute(config, directory, crew, jobs, planned_rates(directory), say)

@@ -52,7 +52,7 @@ def stored(study: Study, name: str) -> list[str]:
         record = read_record(file)
         if record.get("selection") != _digest(study.selection(name)[0]):
             return []
-        ids: list[str] = read_table(file)["id"].to_pylist()
+        ids: list[str] = read_table(file, ["id"], types={"id": "string"})["id"].to_pylist()
     except StudyError:
         return []  # damaged: it is made again
     return ids

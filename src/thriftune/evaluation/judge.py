@@ -146,7 +146,10 @@ def _answers(study: Study, name: str, say: Say) -> dict[str, str]:
         raise EvaluationError(
             f"no evaluation {name!r} with answers in {study.path} (there: {', '.join(found) or 'none'})"
         )
-    table = read_table(file)
+    table = read_table(file, types={"id": "string", "answer": "string", "hit_limit": "bool?"})
+    absent = [c for c in ("id", "answer") if c not in table.column_names]
+    if absent:
+        raise EvaluationError(f"{file} is damaged (no column {absent[0]!r}): evaluate that model again with --replace")
     if "hit_limit" in table.column_names:
         cut = sum(bool(v) for v in table["hit_limit"].to_pylist())
         if cut:

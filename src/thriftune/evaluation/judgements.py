@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from thriftune.artifacts import read_table, write_table
+from thriftune.artifacts import read_table, reading, write_table
 from thriftune.evaluation.judge_prompt import Verdict
 
 
@@ -68,8 +68,11 @@ class JudgementFile:
             if len(whole) < len(data):  # a crash in the middle of a line: that judgement was never acknowledged
                 with self.unfinished.open("rb+") as handle:
                     handle.truncate(len(whole))
-            rows += [json.loads(line) for line in whole.split(b"\n") if line]
-        return {row["key"]: Judgement(**row) for row in rows}
+            with reading(self.unfinished):
+                rows += [json.loads(line) for line in whole.split(b"\n") if line]
+                return {row["key"] + "": Judgement(**row) for row in rows}
+        with reading(self.file):
+            return {row["key"] + "": Judgement(**row) for row in rows}
 
     def add(self, judgement: Judgement) -> None:
         """Keep one; when this returns it survives a power failure."""

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from thriftune.artifacts import make_directory, provenance, read_json, write_json, write_table
+from thriftune.artifacts import make_directory, provenance, read_object, write_json, write_table
 from thriftune.config import FinetuneConfig
 from thriftune.errors import FinetuneError
 from thriftune.examples import Example, tokenize
@@ -54,7 +54,8 @@ def finetune(study: Study, config: FinetuneConfig, *, say: Say = print) -> Path:
         _check_same(done if done.exists() else directory / "plan.json", wanted, directory)
         if done.exists() and not _lacks_merged(directory, config):
             _tidy(directory)
-            say(f"{name}: already fine-tuned on {read_json(done)['examples']:,} examples; nothing to do")
+            examples = read_object(done, examples=int)["examples"]
+            say(f"{name}: already fine-tuned on {examples:,} examples; nothing to do")
             return directory
         make_directory(directory)
         lm = load(
@@ -67,7 +68,7 @@ def finetune(study: Study, config: FinetuneConfig, *, say: Say = print) -> Path:
         wanted["resolved"] = {"revision": lm.revision, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
         _check_same(done if done.exists() else directory / "plan.json", wanted, directory)
         if done.exists():
-            merge(lm, directory / "adapter", directory / "model", read_json(done)["examples"])
+            merge(lm, directory / "adapter", directory / "model", read_object(done, examples=int)["examples"])
             say(f"{name}: base and adapter merged into {directory / 'model'}")
             return directory
         write_json(directory / "plan.json", wanted)
@@ -111,11 +112,10 @@ def _base(study: Study, config: FinetuneConfig) -> tuple[str, str | None]:
     runs = study.score_runs()
     if not runs:
         raise FinetuneError(f"{study.path} has no score run to take the model from: give --model")
-    manifest = read_json(study.score_directory(runs[-1]) / "manifest.json")
-    try:
-        spec, commit = manifest["config"]["model"], manifest["resolved"]["revision"]
-    except (KeyError, TypeError):
-        raise FinetuneError(f"score run {runs[-1]!r} does not say which model it ran: give --model") from None
+    manifest = read_object(study.score_directory(runs[-1]) / "manifest.json", config=dict, resolved=dict)
+    spec, commit = manifest["config"].get("model"), manifest["resolved"].get("revision")
+    if not isinstance(spec, str) or not isinstance(commit, str):
+        raise FinetuneError(f"score run {runs[-1]!r} does not say which model it ran: give --model")
     return spec, config.revision or (None if commit.startswith("files-") else commit)
 
 
@@ -123,7 +123,7 @@ def _check_same(file: Path, wanted: dict[str, Any], directory: Path) -> None:
     """Refuse to continue what was begun with other settings or answers."""
     if not file.exists():
         return
-    before = read_json(file)
+    before = read_object(file)
     changed = []
     for section, now in wanted.items():
         then = before.get(section)

@@ -23,6 +23,8 @@ from thriftune.progress import progress
 from thriftune.study import HOLDOUT, Study
 from thriftune.types import Annotation, BoolArray, IntArray
 
+_WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+
 
 @dataclass(frozen=True)
 class InitSummary:
@@ -171,8 +173,8 @@ def _write_pool(
     answers = with_record(answers.empty_table(), provenance(**record)).schema
     with (
         pq.ParquetFile(pool.staging) as file,
-        pq.ParquetWriter(workshop / "pool.parquet", schema, compression="zstd") as writer,
-        pq.ParquetWriter(workshop / "references.parquet", answers, compression="zstd") as references,
+        pq.ParquetWriter(workshop / "pool.parquet", schema, **_WRITTEN) as writer,
+        pq.ParquetWriter(workshop / "references.parquet", answers, **_WRITTEN) as references,
         progress("writing the pool", len(group)) as advance,
     ):
         done = 0

@@ -154,6 +154,8 @@ def load(study: Study, name: str) -> Selection:
     missing = [i for i in ids if i not in at]
     if missing:
         raise StudyError(f"selection {name!r} names prompt {missing[0]!r}, which is not in the pool of {study.path}")
+    if not isinstance(record.get("strategy"), str):
+        raise StudyError(f"{study.selection_file(name)} does not say its strategy: select again with --replace")
     return Selection(
         ids=np.array(ids, object),
         rows=np.array([at[i] for i in ids], np.int64),
