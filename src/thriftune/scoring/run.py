@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +26,16 @@ from thriftune.progress import progress
 from thriftune.render import Renderer
 from thriftune.scoring import memory
 from thriftune.scoring.columns import merge, part_table
+from thriftune.scoring.parts import UNFINISHED, Gathered, Say, check_same, tidy, whole
 from thriftune.scoring.plan import Plan, make_plan
+from thriftune.scoring.prompts import distinct, pool_of, prompts_of
 from thriftune.scoring.transformers import Answer, Pass, overflow
 from thriftune.study import Study
-from thriftune.types import IntArray, Message, Prompt
+from thriftune.types import IntArray
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Say = Callable[[str], None]
-_UNFINISHED = (".*.tmp*", "parts", "plan.parquet")
 _RENDERED = 4096  # prompts rendered at once
 
 
@@ -58,23 +56,21 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
     """
     directory = study.score_directory(config.name)
     with study.lock(f"score-{config.name}"):
-        wanted = {"config": config.model_dump(), "pool": file_digest(study.pool_file)}
+        wanted = {"config": config.identity(), "pool": file_digest(study.pool_file)}
         manifest_file = directory / "manifest.json"
         manifest = read_object(manifest_file, config=dict, prompts=int) if manifest_file.exists() else None
         if manifest is not None:
-            _check_same(manifest, wanted, directory)
+            check_same(manifest, wanted, directory)
             if (directory / "scores.parquet").exists():
                 revision = local_revision(config.model)
                 if revision is not None:
-                    _check_same(manifest, {"resolved": {"revision": revision}}, directory)
-                _tidy(directory, _UNFINISHED)
+                    check_same(manifest, {"resolved": {"revision": revision}}, directory)
+                tidy(directory)
                 say(f"{config.name}: already scored ({manifest['prompts']:,} prompts); nothing to do")
                 return directory
         # A plan without a manifest is of a run that was killed before it began, maybe with other settings.
-        _tidy(directory, _UNFINISHED if manifest is None else _UNFINISHED[:1])
-        pool = _in_one_piece(study.pool(["id", "text", "messages", "group"]))
-        if not pool.num_rows:
-            raise ScoreError(f"the pool of {study.path} is empty (is everything held out?): there is nothing to score")
+        tidy(directory, UNFINISHED if manifest is None else UNFINISHED[:1])
+        pool = pool_of(study)
         lm = load(
             config.model,
             revision=config.revision,
@@ -87,7 +83,7 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
         if manifest is not None:
             # What computes must not change between the parts of one run.
             versions = {k: v for k, v in origin["versions"].items() if k in {"torch", "transformers", "tokenizers"}}
-            _check_same(manifest, {"resolved": resolved, "versions": versions}, directory)
+            check_same(manifest, {"resolved": resolved, "versions": versions}, directory)
         renderer = _renderer(lm, config)
         make_directory(directory)  # not before: a model that cannot be used leaves nothing behind
         plan, lengths = _plan(pool, renderer, config, directory, lm)
@@ -101,44 +97,11 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
             }
             write_json(manifest_file, manifest)
         _run(plan, lengths, pool, renderer, lm, config, directory, manifest, say)
-        merge(directory, plan, pool["id"], pool["group"].to_numpy(), {k: v for k, v in manifest.items() if k != "run"})
-        _tidy(directory, _UNFINISHED)
+        scored = Gathered([directory / "parts" / f"{p:06d}.parquet" for p in range(plan.parts)], plan.rows)
+        made = {k: v for k, v in manifest.items() if k != "run"}
+        merge(directory, scored, scored, pool["id"], pool["group"].to_numpy(), made)
+        tidy(directory)
     return directory
-
-
-def _tidy(directory: Path, patterns: Sequence[str]) -> None:
-    """Remove what an interrupted or finished run left behind."""
-    for pattern in patterns:
-        for path in directory.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-
-
-def _in_one_piece(pool: pa.Table) -> pa.Table:
-    """The pool as one chunk with 64-bit offsets: rows are taken from it often, and texts may exceed 2 GiB."""
-    import pyarrow as pa
-
-    turn = pa.struct([("role", pa.large_string()), ("content", pa.large_string())])
-    wide = {"text": pa.large_string(), "messages": pa.large_list(turn)}
-    fields = [pa.field(f.name, wide.get(f.name, f.type)) for f in pool.schema]
-    return pool.cast(pa.schema(fields)).combine_chunks()
-
-
-def _check_same(manifest: dict[str, Any], wanted: dict[str, Any], directory: Path) -> None:
-    changed = []
-    for section, now in wanted.items():
-        before = manifest.get(section)
-        if isinstance(now, dict) and isinstance(before, dict):
-            changed += [f"{k} was {before.get(k)!r}, now {v!r}" for k, v in now.items() if before.get(k) != v]
-        elif before != now:
-            changed.append(f"the {section} is another")
-    if changed:
-        raise ScoreError(
-            f"score run {directory.name!r} exists with other settings ({'; '.join(changed)}): "
-            f"give this one another --name, or remove {directory} to start it anew"
-        )
 
 
 def _renderer(lm: LanguageModel, config: ScoreConfig) -> Renderer:
@@ -157,8 +120,7 @@ def _plan(
     import pyarrow as pa
 
     file = directory / "plan.parquet"
-    # Equal texts are scored once: greedy answers cannot differ.
-    _, rows = np.unique(pool["group"].to_numpy(), return_index=True)
+    rows = distinct(pool)
     if file.exists():
         columns = dict.fromkeys(("row", "batch", "part", "tokens"), "int64")
         stored = read_table(file, list(columns), types=columns)
@@ -190,19 +152,6 @@ def _plan(
     return plan, lengths
 
 
-def prompts_of(pool: pa.Table) -> list[Prompt]:
-    """Prompts from pool rows that have ``id``, ``text`` and ``messages``."""
-    columns = (pool[c].to_pylist() for c in ("id", "text", "messages"))
-    return [
-        Prompt(
-            i,
-            text,
-            messages=None if turns is None else tuple(Message(role=t["role"], content=t["content"]) for t in turns),
-        )
-        for i, text, turns in zip(*columns, strict=True)
-    ]
-
-
 def _run(
     plan: Plan,
     lengths: IntArray,
@@ -217,7 +166,7 @@ def _run(
     parts = directory / "parts"
     parts.mkdir(exist_ok=True)
     plan_digest = file_digest(directory / "plan.parquet")
-    missing = [p for p in range(plan.parts) if not _whole(parts / f"{p:06d}.parquet", plan_digest, say)]
+    missing = [p for p in range(plan.parts) if not whole(parts / f"{p:06d}.parquet", plan_digest, say)]
     scorer = Pass(
         lm,
         max_new_tokens=config.max_new_tokens,
@@ -275,18 +224,3 @@ def _check_finite(answers: list[Answer], lm: LanguageModel) -> None:
         numbers = [*a.entropy, *a.nll, *a.margin, 0.0 if a.prompt_nll is None else a.prompt_nll]
         if not (np.isfinite(numbers).all() and np.isfinite(a.embedding).all()):
             raise ScoreError(overflow(lm))
-
-
-def _whole(part: Path, plan_digest: str, say: Say) -> bool:
-    """Whether a part is there and belongs to the plan; a damaged one is named and done again."""
-    if not part.exists():
-        return False
-    try:
-        fits = read_record(part).get("plan") == plan_digest
-        read_table(part)
-    except StudyError as error:
-        say(f"{error}; it is scored again")
-        fits = False
-    if not fits:
-        part.unlink()
-    return fits
