@@ -19,7 +19,7 @@ TRAIN = "--dtype float32 --device cpu --batch-size 4 --rank 4 --learning-rate 0.
 RECIPE = """study = "study"
 [bench]
 strategies = ["k_center"]
-budgets = [4, 8]
+budgets = [6]
 seeds = 2
 subsample = 0.75
 items = 6

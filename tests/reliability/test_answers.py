@@ -21,6 +21,8 @@ from savers import Savers, Told, missing, serve, stored
 from stages import Bases
 from web_browser import BROWSER, DRIVER, Person
 
+from thriftune.annotations import AnnotationStore
+
 pytestmark = pytest.mark.timeout(3600)
 
 
@@ -105,6 +107,27 @@ def test_a_held_database_is_waited_for_and_then_complained_of(
     ended = running.ended()
     assert ended.code == 0 and "the answers are in" in ended.said
     campaign.update(holds=number + 1, told_503=refused, acknowledged=len(everything.answers), lost=0)
+
+
+@pytest.mark.parametrize("command", ["import STUDY ANSWERS", "label-studio pull STUDY --project 7"])
+def test_what_brings_answers_waits_for_a_held_database_or_says_that_it_is(bases: Bases, command: str) -> None:
+    patches = {"label_studio": bases.words["TASKS"]}
+    for patience in (30.0, 0.3):
+        bases.lay("chosen")
+        AnnotationStore(bases.study / "annotations.sqlite").connect().close()
+        holder = sqlite3.connect(bases.study / "annotations.sqlite", isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        running = bases.warm.start(bases.argv(command), bases.study, patches={**patches, "patience": patience})
+        time.sleep(1.5)
+        assert running.alive == (patience > 1.5)
+        holder.close()
+        ended = running.ended()
+        if patience < 1.5:
+            assert ended.code == 2 and "database is locked; see that" in ended.said and ended.said.count("\n") == 1
+            assert not AnnotationStore(bases.study / "annotations.sqlite").in_force()
+            ended = bases.warm.run(bases.argv(command), bases.study, patches=patches)
+        assert ended.code == 0, ended.said
+        assert len(AnnotationStore(bases.study / "annotations.sqlite").answered()) == 20
 
 
 @pytest.fixture

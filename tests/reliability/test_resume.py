@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(3600)
 _NAMES = {-signal.SIGKILL: "SIGKILL", -signal.SIGTERM: "SIGTERM", 130: "SIGINT", 0: "finished before"}
 _STRIKES = (signal.SIGKILL,) * 8 + (signal.SIGINT, signal.SIGTERM)
 # Kills of each stage in `make test` and in full; 0 where one beside the stage does it.
-_KILLS = {"score": (1, 40), "finetune lora": (0, 30), "finetune full": (0, 25), "bench": (0, 25), "teach": (1, 30)}
+_KILLS = {"score": (1, 40), "finetune lora": (0, 25), "finetune full": (0, 20), "bench": (0, 15), "teach": (1, 30)}
 
 
 # Where something went wrong once: a kill in place of this operation.

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -80,8 +81,9 @@ def test_everything_at_once_on_one_study(
     acknowledged = 0
     for number in range(times(1, 10)):
         bases.lay("chosen")
-        running, port = serve(bases.warm, bases.study)
-        savers = Savers(port, prompts(bases.study), seed=number)
+        # Two servers, even.
+        servers = [serve(bases.warm, bases.study) for _ in range(2)]
+        people = [Savers(port, prompts(bases.study), 2, seed=2 * number + i) for i, (_, port) in enumerate(servers)]
         cases = {case.name: case for case in CASES}
         others = ["teach", "select", "label-studio pull", "label-studio pull", "export", "evaluate"]
         random.Random(number).shuffle(others)
@@ -92,13 +94,14 @@ def test_everything_at_once_on_one_study(
         for name, ended in zip(others, [s.ended() for s in started], strict=True):
             held = ended.code == 2 and "another process is at work on import" in ended.said
             assert ended.code == 0 or held, f"{name}: {ended.said}"
-        told = savers.ended()
-        os.kill(running.pid, 2)
-        assert running.ended().code == 0
-        assert not told.refused and not missing(told, *stored(bases.study / "annotations.sqlite", tmp_path / "copy"))
+        for savers, (running, _) in zip(people, servers, strict=True):
+            told = savers.ended()
+            os.kill(running.pid, signal.SIGINT)
+            assert running.ended().code == 0 and not told.refused
+            assert not missing(told, *stored(bases.study / "annotations.sqlite", tmp_path / "copy"))
+            acknowledged += len(told.answers) + len(told.drafts)
         answers = AnnotationStore(bases.study / "annotations.sqlite").in_force()
         assert {a.prompt_id for a in answers if "In two lines" in a.response} == set(prompts(bases.study))
-        acknowledged += len(told.answers) + len(told.drafts)
     campaign.update(rounds=number + 1, acknowledged=acknowledged, lost=0)
 
 

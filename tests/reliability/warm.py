@@ -21,7 +21,7 @@ from typing import Any
 
 _MODULES = (
     *("filelock", "numba", "pyarrow.parquet", "pyarrow.compute", "rich.console", "torch", "peft", "trl", "rouge_score"),
-    *("httpx", "uvicorn", "fastapi", "sklearn", "safetensors.torch", "asyncio"),
+    *("httpx", "safetensors.torch", "asyncio"),
     *("thriftune.cli.main", "thriftune.scoring.run", "thriftune.selection.store", "thriftune.selection.present"),
     *("thriftune.pool.build", "thriftune.annotation.export", "thriftune.annotation.ingest", "thriftune.overview"),
     *("thriftune.annotation.teacher", "thriftune.annotation.label_studio", "thriftune.annotation.web.serve"),
@@ -52,6 +52,7 @@ def main() -> None:
             _, status, used = os.wait4(request["pid"], 0)
             reply = {"code": os.waitstatus_to_exitcode(status), "cpu": used.ru_utime + used.ru_stime}
         print(json.dumps(reply), flush=True)
+    os._exit(0)  # no taking down of what was imported
 
 
 def _child(request: dict[str, Any]) -> None:
