@@ -75,10 +75,11 @@ class Server:
     Args:
         study: its directory.
         arguments: further ones.
+        code: what runs the command, where not as it is.
     """
 
-    def __init__(self, study: Path, *arguments: str) -> None:
-        command = [sys.executable, "-c", _RUN, str(study), "--no-open", *arguments]
+    def __init__(self, study: Path, *arguments: str, code: str = _RUN) -> None:
+        command = [sys.executable, "-c", code, str(study), "--no-open", *arguments]
         environment = {**os.environ, "COLUMNS": "120", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

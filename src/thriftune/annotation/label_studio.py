@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from thriftune.annotation.export import rows
 from thriftune.annotation.formats import label_studio_task
@@ -86,7 +87,9 @@ def push(
                 show_instruction=bool(guidelines),
             )
             number = made.id
-        known = {task.data.get("thriftune_id") for task in server.tasks.list(project=number, fields="task_only")}
+        known = {
+            (task.data or {}).get("thriftune_id") for task in server.tasks.list(project=number, fields="task_only")
+        }
         tasks = []
         for row in found:
             if row.id not in known:
@@ -126,17 +129,25 @@ def pull(study: Study, url: str, project: str) -> Imported:
         number = _find(server, project)
         if number is None:
             raise AnnotationError(f"{url} has no project {project!r}: thriftune label-studio push makes it")
-        people = {user.id: user.email for user in server.users.list()}
+        people = {user.id: user.email for user in server.users.list() if isinstance(user.email, str)}
         total = server.projects.get(number).task_number or 0
         with progress("pulling", total, "tasks") as advance:
             for task in server.tasks.list(project=number, fields="all"):
-                given = [dict(a) for a in task.annotations or []]
-                for annotation in given:
-                    annotation["completed_by"] = people.get(annotation["completed_by"], annotation["completed_by"])
-                parsed += from_json(task.id, {"data": task.data, "annotations": given})
+                number = task.id if isinstance(task.id, int) else 0
+                if not isinstance(task.data, dict):
+                    parsed.append(Broken(number, "no thriftune_id among the task's data"))
+                    continue
+                given = task.annotations
+                if isinstance(given, list) and all(isinstance(a, Mapping) for a in given):
+                    given = [{**a, "completed_by": _person(people, a.get("completed_by"))} for a in given]
+                parsed += from_json(number, {"data": task.data, "annotations": given})
                 advance(1)
     with study.lock("import"):
         return store(study, parsed, f"{url} project {number}", "", "human", replace=True, skip_bad=True)
+
+
+def _person(people: Mapping[Any, str], who: Any) -> Any:
+    return people.get(who, who) if isinstance(who, int) else who
 
 
 @contextlib.contextmanager
@@ -144,23 +155,29 @@ def _server(url: str) -> Iterator[Any]:
     sdk = require("label_studio_sdk", command="thriftune label-studio", install="'thriftune[label-studio]'")
     import httpx
 
-    key = os.environ.get(KEY)
+    key = os.environ.get(KEY, "").strip()
     if not key:
         raise AnnotationError(f"{KEY} is not set: put your access token (Label Studio, Account & Settings) into it")
+    if not (key.isascii() and key.isprintable()):
+        raise AnnotationError(f"the token in {KEY} has characters that no token has: set it again")
+    if "@" in urlsplit(url).netloc:
+        raise AnnotationError("the address holds a user or a password, which would be printed: give it without")
     try:
         yield sdk.LabelStudio(base_url=url, api_key=key)
     except sdk.core.api_error.ApiError as error:
         if error.status_code in (401, 403):
             raise AnnotationError(f"{url} refuses the token in {KEY} (status {error.status_code})") from None
-        raise AnnotationError(f"{url} answers with status {error.status_code}: {_detail(error.body)}") from None
+        raise AnnotationError(f"{url} answers with status {error.status_code}: {_detail(error.body, key)}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise AnnotationError(f"{url} cannot be reached ({error}): is Label Studio running there?") from None
+        raise AnnotationError(
+            f"{url} cannot be reached ({str(error).replace(key, '[token]')}): is Label Studio running there?"
+        ) from None
 
 
-def _detail(body: Any) -> str:
+def _detail(body: Any, key: str) -> str:
     if isinstance(body, dict):
         body = body.get("validation_errors") or body.get("detail") or body
-    return " ".join(str(body).split())[:300]
+    return " ".join(str(body).replace(key, "[token]").split())[:300]
 
 
 def _find(server: Any, project: str) -> int | None:

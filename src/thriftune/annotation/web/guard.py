@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 from thriftune.annotation.web.app import MAX_BODY, TOO_LARGE, App, Receive, Scope, Send, respond
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_AMBIGUOUS = "the request gives its length twice"
 _HEADERS = [
     # No script, style or picture but the page's own, and no string ever becomes HTML.
     (
@@ -70,6 +71,8 @@ class Guard:
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._ours(host):
             return 421, f"this server does not go by the name {host[:100]!r}: start it with --allow-host NAME"
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            return 400, _AMBIGUOUS  # a server in front of this one may take the other for the true one
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 12 or int(length) > MAX_BODY:
             return 413, TOO_LARGE
@@ -136,5 +139,6 @@ async def _say(send: Send, status: int, text: str) -> None:
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"cache-control", b"no-store"),
+        *([(b"connection", b"close")] if status == 400 else []),
     ]
     await respond(send, status, text.encode(), headers)
