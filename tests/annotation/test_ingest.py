@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import json
 import multiprocessing
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -86,9 +88,9 @@ def test_unreadable_files_are_refused_whole(small_study: Study, file: Path, cont
 
 
 def test_missing_file_and_directory(small_study: Study, tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match="cannot be read: No such file"):
+    with pytest.raises(AnnotationError, match="cannot be read .No such file"):
         ingest(small_study, tmp_path / "none.csv")
-    with pytest.raises(AnnotationError, match="cannot be read: Is a directory"):
+    with pytest.raises(AnnotationError, match="is not a file"):
         ingest(small_study, tmp_path)
 
 
@@ -196,3 +198,32 @@ def test_two_imports_do_not_interleave(small_study: Study, file: Path) -> None:
         release.set()
         other.join()
     assert ingest(small_study, file).new == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty: give"),
+        (gzip.compress(b"{}"), "is compressed, a workbook or Parquet: save it as CSV or JSON"),
+        (b"PK\x03\x04 a workbook", "is compressed, a workbook"),
+        (b'[\n{"id": "p00",\n', r":2 is not valid JSON \(.*\): mend the file there"),
+        (b"[" * 100_000, r":1 is not valid JSON \(nested too deeply\)"),
+        (b'{"id": "p00", "response": ' + b"[" * 100_000, r":1: not a JSON object \(nested too deeply\)"),
+        (b'{"data": {"thriftune_id": "p00"}, "annotations": 5}', "annotations is not a list"),
+        (
+            b'{"data": {"thriftune_id": "p00"}, "annotations": [{"result": [{"type": "textarea", "value": []}]}]}',
+            "not text",
+        ),
+    ],
+)
+def test_files_of_answers_that_are_none(small_study: Study, tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "answers").write_bytes(data)
+    with pytest.raises(AnnotationError, match=message):
+        ingest(small_study, tmp_path / "answers")
+    assert not (small_study.path / "annotations.sqlite").exists()
+
+
+def test_a_pipe_is_no_file_of_answers(small_study: Study, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    with pytest.raises(AnnotationError, match="is not a file"):
+        ingest(small_study, tmp_path / "pipe")

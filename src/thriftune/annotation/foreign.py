@@ -65,7 +65,10 @@ def _label_studio(row: Mapping[str, Any]) -> list[Found]:
         raise Unreadable("no thriftune_id among the task's data: was it made by thriftune export or push?")
     told = _data_prompt(data)
     answers = []
-    for annotation in row.get("annotations") or []:
+    given = row.get("annotations") or []
+    if not isinstance(given, list):
+        raise Unreadable("annotations is not a list")
+    for annotation in given:
         if not isinstance(annotation, dict):
             raise Unreadable("an annotation is not an object")
         if annotation.get("was_cancelled"):
@@ -89,7 +92,8 @@ def _written(result: Any) -> str | None:
             and part.get("type") == "textarea"
             and part.get("from_name", "response") == "response"
         ):
-            text = (part.get("value") or {}).get("text")
+            value = part.get("value")
+            text = value.get("text") if isinstance(value, dict) else None
             lines = [text] if isinstance(text, str) else text
             if isinstance(lines, list) and all(isinstance(line, str) for line in lines):
                 return "\n".join(lines)
@@ -115,7 +119,8 @@ def label_studio_flat(row: Mapping[str, Any]) -> Found:
     """A row of Label Studio's JSON_MIN or CSV: the task's data and the annotation side by side."""
     response = row.get("response")
     if isinstance(response, dict):
-        response = "\n".join(response["text"]) if isinstance(response.get("text"), list) else None
+        lines = response.get("text")
+        response = "\n".join(map(str, lines)) if isinstance(lines, list) else None
     told = row.get("prompt")
     return Found(
         row["thriftune_id"],

@@ -15,6 +15,7 @@ from thriftune.study import Study
 from thriftune.types import Annotation, Message, Source
 
 _SHOWN = 5
+_LARGEST = 2 << 30  # held in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,13 @@ def ingest(
         AnnotationError: the file cannot be read, or has broken rows.
     """
     try:
+        if not path.is_file() and path.exists():  # a pipe would wait for its writer
+            raise AnnotationError(f"{path} is not a file: name the file of answers")
+        if path.stat().st_size > _LARGEST:
+            raise AnnotationError(f"{path} is larger than {_LARGEST >> 30} GiB: split it and import the pieces")
         data = path.read_bytes()
-    except OSError as error:
-        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise AnnotationError(f"{path} cannot be read ({getattr(error, 'strerror', error)}): check its name") from None
     with study.lock("import"):
         return store(study, list(parse(path, data)), path, annotator, source, replace=replace, skip_bad=skip_bad)
 
@@ -121,7 +126,7 @@ def store(
     if broken and not skip_bad:
         raise AnnotationError(_refusal(origin, broken))
     if not parsed:
-        raise AnnotationError(f"{origin} has no rows")
+        raise AnnotationError(f"{origin} has no rows: give a file of answers")
     answered = [a for a in answers if a.response]
     # A model's answers and people's stand side by side: neither is in the other's way.
     kin = ("teacher",) if source == "teacher" else ("human", "imported")

@@ -133,14 +133,14 @@ def pull(study: Study, url: str, project: str) -> Imported:
         total = server.projects.get(number).task_number or 0
         with progress("pulling", total, "tasks") as advance:
             for task in server.tasks.list(project=number, fields="all"):
-                number = task.id if isinstance(task.id, int) else 0
+                line = task.id if isinstance(task.id, int) else 0
                 if not isinstance(task.data, dict):
-                    parsed.append(Broken(number, "no thriftune_id among the task's data"))
+                    parsed.append(Broken(line, "no thriftune_id among the task's data"))
                     continue
                 given = task.annotations
                 if isinstance(given, list) and all(isinstance(a, Mapping) for a in given):
                     given = [{**a, "completed_by": _person(people, a.get("completed_by"))} for a in given]
-                parsed += from_json(number, {"data": task.data, "annotations": given})
+                parsed += from_json(line, {"data": task.data, "annotations": given})
                 advance(1)
     with study.lock("import"):
         return store(study, parsed, f"{url} project {number}", "", "human", replace=True, skip_bad=True)

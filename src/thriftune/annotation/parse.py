@@ -65,7 +65,9 @@ def parse(path: Path, data: bytes) -> Iterator[Answer | Broken]:
     data = data.removeprefix(b"\xef\xbb\xbf")
     start = data.lstrip()[:1]
     if not start:
-        raise AnnotationError(f"{path} is empty")
+        raise AnnotationError(f"{path} is empty: give a file of answers")
+    if data[:2] == b"\x1f\x8b" or data[:4] in (b"PK\x03\x04", b"PAR1", b"\x28\xb5\x2f\xfd"):
+        raise AnnotationError(f"{path} is compressed, a workbook or Parquet: save it as CSV or JSON, not compressed")
     if start == b"{":
         return _json_lines(data)
     text = _decode(path, data)
@@ -88,7 +90,7 @@ def _json_lines(data: bytes) -> Iterator[Answer | Broken]:
         try:
             row = json.loads(raw.decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            yield Broken(line, f"not a JSON object ({error})")
+            yield Broken(line, f"not a JSON object ({_fault(error)})")
             continue
         yield from from_json(line, row)
 
@@ -105,7 +107,7 @@ def _json_array(path: Path, text: str) -> Iterator[Answer | Broken]:
         try:
             row, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            raise AnnotationError(f"{path}:{line} is not valid JSON ({error})") from None
+            raise AnnotationError(f"{path}:{line} is not valid JSON ({_fault(error)}): mend the file there") from None
         yield from from_json(line, row)
         line += text.count("\n", position, end)
         position = _skip(text, end, " \t\r\n")
@@ -113,7 +115,14 @@ def _json_array(path: Path, text: str) -> Iterator[Answer | Broken]:
         if text[position : position + 1] == ",":
             position += 1
         elif text[position : position + 1] != "]":
-            raise AnnotationError(f"{path}:{line} is not valid JSON (expected ',' or ']')")
+            raise AnnotationError(f"{path}:{line} is not valid JSON (expected ',' or ']'): mend the file there")
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with a line, without its number and without advice to programmers."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return error.msg.removesuffix(" at") if isinstance(error, json.JSONDecodeError) else str(error).partition(";")[0]
 
 
 def _skip(text: str, position: int, characters: str) -> int:
@@ -198,7 +207,9 @@ def _csv(path: Path, text: str) -> Iterator[Answer | Broken]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise AnnotationError(f"{path}:{line} is not valid CSV ({error}): rows from there on are unclear") from None
+            raise AnnotationError(
+                f"{path}:{line} is not valid CSV ({error}), so that rows from there on are unclear: mend it"
+            ) from None
         if not names:
             names = [cell.strip().lower() for cell in cells]
             theirs = "thriftune_id" in names  # Label Studio's CSV, whose id is its own number
