@@ -30,6 +30,9 @@ def command(
     param: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the strategy; repeatable.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="cpu|cuda", help="Where products are computed: short for --param device=.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the selection [STRATEGY-BUDGET].")] = None,
     run: Annotated[str | None, typer.Option(help="Which score run [the latest].")] = None,
     duplicates: Annotated[
@@ -61,7 +64,7 @@ def command(
         "costs": costs,
         "budget_cost": budget_cost,
         "seed": seed,
-        "params": parse(param) if param else None,
+        "params": parse([*(param or []), *([f"device={device}"] if device else [])]) if param or device else None,
         "name": name,
         "run": run,
         "duplicates": duplicates,

@@ -62,13 +62,14 @@ def early_picks(
             state.bound_by(bounds.upper[~state.taken], budget)
         if pairs is not None and agrees and step == len(guess.picks):
             return pairs
+        estimate, share = sample.gains(state.cover)
         if step >= len(guess.picks):
             if pairs is not None:
                 missing = state.cover < guess.threshold
-            settled = missing.sum() <= n // 50 or step >= 4 * len(guess.picks) or pairs is None
-            if settled and sample.gains(state.cover)[1] * n * n <= edges:
+            settled = missing.sum() <= n // 16 or step >= 2 * len(guess.picks) or pairs is None
+            if settled and share * n * n <= edges:
                 break
-        pick = bounds.best(again=step > 0)
+        pick = bounds.best(estimate, again=step > 0)
         if pick is None:
             step = 0
             continue
@@ -156,13 +157,21 @@ class _Bounds:
         self.owner[self.state.cover > self.covers[-1]] = len(self.covers)
         self.covers.append(self.state.cover.copy())
 
-    def best(self, again: bool) -> tuple[int, float, FloatArray] | None:
+    def best(self, estimate: FloatArray, again: bool) -> tuple[int, float, FloatArray] | None:
         """The row that gains most at the present state, the lowest on ties; its gain; its similarities.
 
-        None when all that must be brought up to date for it is more work than going over all pairs ``again``.
+        Args:
+            estimate: (n,) gains as far as a sample says.
+            again: give up when too much must be brought up to date.
+
+        Returns:
+            None when all that must be brought up to date for it is more work than going over all pairs.
         """
         now, n = len(self.covers) - 1, len(self.sim)
         open_ = ~self.state.taken
+        # Something good first, so that the others can be given up early.
+        likely = np.flatnonzero(open_ & (self.at < now))
+        self._update(likely[np.argpartition(-estimate[likely], 15)[:16]] if len(likely) > 16 else likely, -np.inf)
         few, spent = 16, 0
         while True:
             fresh = open_ & (self.at == now)
@@ -171,19 +180,18 @@ class _Bounds:
             stale = np.flatnonzero(open_ & ~fresh & (self.upper >= least))
             if len(stale) == 0:
                 break
-            stale = stale[np.argsort(-self.upper[stale], kind="stable")]
             # Most have lost nearly everything to the pick that covers them best, over the rows that it covers best.
-            hopeful = (self.tried[stale] < now) & (self.owner[stale] > self.at[stale])
-            if hopeful[:few].any():
-                stale = stale[: 16 * few]
-                self._lower(stale[hopeful[: 16 * few]])
+            hopeful = stale[(self.tried[stale] < now) & (self.owner[stale] > self.at[stale])]
+            if len(hopeful):
+                self._lower(hopeful)
                 continue
-            stale = stale[:few]
+            if len(stale) > few:
+                stale = stale[np.argpartition(-self.upper[stale], few)[:few]]
             few *= 2
             spent += self._work(stale)
-            if again and spent > n * n // 2:
+            if again and spent > n * n:
                 return None
-            self._update(stale)
+            self._update(stale, least)
         contenders = np.flatnonzero(fresh & (self.gain >= least))
         best_row, best_gain, similarity = -1, -np.inf, self.state.cover
         for begin in range(0, len(contenders), 64):
@@ -221,25 +229,31 @@ class _Bounds:
         self.upper[rows] = lost
         self.tried[rows] = len(self.covers) - 1
 
-    def _update(self, rows: IntArray) -> None:
-        """Bring the gains of ``rows`` up to date, by what they lost over the rows whose cover has changed."""
-        self._note("pairs_updated", self._work(rows))
-        rows = rows[np.argsort(self.at[rows], kind="stable")]
-        at = self.at[rows]
-        order = np.argsort(-self.owner, kind="stable")
-        order = order[: int((self.owner > at[0]).sum())]
-        lost = np.zeros((-(-len(order) // _TILE), len(rows)))
+    def _update(self, rows: IntArray, least: float) -> None:
+        """Bring the gains of ``rows`` up to date where cover has changed, or prove them below ``least``."""
+        if len(rows) == 0:
+            return
+        gain, lost = self.gain[rows], np.zeros(len(rows))
+        over = np.random.default_rng(0).permutation(np.flatnonzero(self.owner > self.at[rows].min()))
+        live = np.arange(len(rows))
+        done, size = 0, max(4 * _TILE, len(over) // 16)
+        while done < len(over) and len(live):
+            some, mine = over[done : done + size], rows[live]
+            found = np.empty((-(-len(some) // _TILE), len(live)))
 
-        def part(begin: int) -> None:
-            over = order[begin : begin + _TILE]
-            # Latest changes first: only candidates whose gains are from before a change lose by it.
-            some = int(np.searchsorted(at, self.owner[over[0]]))
-            lost[begin // _TILE, :some] = self._losses(rows[:some], over)
+            def part(begin: int, some: IntArray = some, mine: IntArray = mine, found: FloatArray = found) -> None:
+                found[begin // _TILE] = self._losses(mine, some[begin : begin + _TILE])
 
-        self.run(part, range(0, len(order), _TILE))
-        self.gain[rows] -= lost.sum(axis=0)
-        self.upper[rows] = self.gain[rows]
-        self.at[rows] = len(self.covers) - 1
+            self.run(part, range(0, len(some), _TILE))
+            self._note("pairs_updated", len(live) * len(some))
+            lost[live] += found.sum(axis=0)
+            done, size = done + size, 2 * size
+            bound = gain[live] - lost[live]
+            self.upper[rows[live]] = np.minimum(self.upper[rows[live]], bound)
+            if done < len(over):
+                live = live[bound >= least]
+        self.gain[rows[live]] = self.upper[rows[live]] = gain[live] - lost[live]
+        self.at[rows[live]] = len(self.covers) - 1
 
     def _losses(self, rows: IntArray, over: IntArray) -> FloatArray:
         """(len(rows),) float64: what candidates lost over the rows ``over`` since their gains were known."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from thriftune.errors import StrategyError
 from thriftune.selection.engine.blocks import Run, free_memory, workers
+from thriftune.selection.engine.device import Rows
 from thriftune.selection.engine.early import all_rows, early_picks, likely_picks
 from thriftune.selection.engine.greedy import Greedy, finish
 from thriftune.selection.engine.neighbours import neighbour_graph, reverse
@@ -55,6 +56,7 @@ def facility_location(
     weights: FloatArray | None = None,
     chosen: IntArray,
     engine: Engine = "auto",
+    device: str | None = None,
     advance: Callable[[float], None],
 ) -> FacilityResult:
     """Pick ``budget`` rows, each the one that adds most to how well all rows are covered.
@@ -68,6 +70,7 @@ def facility_location(
         chosen: (m,) rows that count as picked already.
         engine: ``exact`` (greedy without an n x n matrix), ``neighbours`` (greedy on a graph of nearest neighbours),
             ``dense`` (greedy with an n x n matrix) or ``auto``: by n, d, budget and free memory, stated in the notes.
+        device: where torch computes products, e.g. ``cuda``; None: NumPy does. Not for ``neighbours``.
         advance: called with the number of picks made since the last call.
 
     Returns:
@@ -90,6 +93,9 @@ def facility_location(
     state = Greedy(np.zeros(len(first), np.float32), np.zeros(len(first), bool))
     state.taken[group[chosen]] = True
     picks = min(budget, int((~state.taken).sum()))
+    if device is not None:
+        sim.on_device = Rows(sim.a, device)
+        state.notes["device"] = device
     used, why = _decide(engine, len(first), x.shape[1], picks)
     state.notes.update(engine=used, engine_because=why, **whole.notes())
     if len(first) < n:

@@ -16,6 +16,7 @@ import numpy as np
 
 from thriftune.selection.engine.blocks import Run, workers
 from thriftune.selection.engine.centre_loops import farthest_in_batch, nearer, nearer_members
+from thriftune.selection.engine.device import Rows
 from thriftune.selection.engine.neighbours import by_label, clusters
 from thriftune.selection.engine.width import distinct, nearest_to_mean, shifted
 from thriftune.types import FloatArray, IntArray
@@ -48,7 +49,13 @@ class FarthestResult:
 
 
 def k_center(
-    x: FloatArray, budget: int, *, chosen: IntArray, start: int | None, advance: Callable[[float], None]
+    x: FloatArray,
+    budget: int,
+    *,
+    chosen: IntArray,
+    start: int | None,
+    device: str | None = None,
+    advance: Callable[[float], None],
 ) -> FarthestResult:
     """Pick the row farthest from everything picked, ``budget`` times.
 
@@ -57,6 +64,7 @@ def k_center(
         budget: how many rows to pick, at most n - m.
         chosen: (m,) rows that count as centres already.
         start: the first pick when ``chosen`` is empty; None: the row nearest the mean.
+        device: where torch computes products, e.g. ``cuda``; None: NumPy does.
         advance: called with the number of picks made since the last call.
 
     Returns:
@@ -73,7 +81,7 @@ def k_center(
         begin = np.array([group[nearest_to_mean(x) if start is None else start]])
     free = budget if len(chosen) else budget - 1
     picks = max(0, min(free, len(first) - len(begin)))
-    traversal = _Traversal(unique, begin, picks)
+    traversal = _Traversal(unique, begin, picks, None if device is None else Rows(unique, device))
     rows: list[int] = []
     partial = False
     try:
@@ -109,11 +117,12 @@ class _Traversal:
         a: (n, d) float32.
         begin: (m,) rows that are centres already, m >= 1.
         picks: how many more are wanted.
+        on_device: the same rows where products are computed; None: here.
     """
 
-    def __init__(self, a: FloatArray, begin: IntArray, picks: int) -> None:
+    def __init__(self, a: FloatArray, begin: IntArray, picks: int, on_device: Rows | None) -> None:
         n, d = a.shape
-        self.a, self.begin, self.picks = a, begin, picks
+        self.a, self.begin, self.picks, self.on_device = a, begin, picks, on_device
         self.half = (np.einsum("ij,ij->i", a, a, dtype=np.float64) / 2).astype(np.float32)
         # Products in single precision err by a few units in the last place of the squared lengths.
         self.noise = np.float32(4e-6 * float(self.half.max(initial=0)))
@@ -173,7 +182,12 @@ class _Traversal:
         begin = int(seen.min())
         while begin < self.count and len(rows):
             end = min(begin + _CHUNK, self.count)
-            nearer(a @ self.centres[begin:end].T, half, self.centre_half[begin:end], begin, bound, nearest)
+            g: FloatArray
+            if self.on_device is None:
+                g = a @ self.centres[begin:end].T
+            else:
+                g = self.on_device.products(rows, np.concatenate([self.begin, self.rows[: self.done]])[begin:end])
+            nearer(g, half, self.centre_half[begin:end], begin, bound, nearest)
             seen = np.maximum(seen, end)
             near = bound < outside
             if near.sum() > len(near) // 4 or end == self.count:
@@ -266,7 +280,11 @@ class _Traversal:
             likely = open_[np.argsort(-bound[open_], kind="stable")[:_LIKELY]]
             likely = np.append(likely[likely != wanted], wanted)
             line[likely] = lines + np.arange(len(likely))
-            multiply(a[likely], a, g[lines : lines + len(likely)], run)
+            new = g[lines : lines + len(likely)]
+            if self.on_device is None:
+                multiply(a[likely], a, new, run)
+            else:
+                new[:] = self.on_device.products(batch[likely], batch)
             lines += len(likely)
         self._put_back(batch, bound, nearest)
         return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from typing import Any
 
@@ -19,6 +20,7 @@ Array = npt.NDArray[Any]
 _TILE = 1024
 _ZERO = np.float32(0)
 _CLUSTER = 256  # rows per cluster aimed at
+_MANY = 1024  # clusters from which a row is not compared with all of them
 _NONE = np.float32(-3e38)
 
 
@@ -125,16 +127,36 @@ def _near_clusters(centres: FloatArray, used: BoolArray, probes: int, run: Run[A
 
 
 def _nearest(a: FloatArray, centres: FloatArray, run: Run[Any]) -> IntArray:
-    half = (np.einsum("ij,ij->i", centres, centres) / 2).astype(np.float32)
+    """Each row's nearest centre; where there are many, among those near the row's nearest group of centres."""
     labels = np.empty(len(a), np.int64)
+    half = (np.einsum("ij,ij->i", centres, centres) / 2).astype(np.float32)
+    if len(centres) < _MANY:
+        run(
+            lambda first: _label(np.arange(first, min(first + _TILE, len(a))), slice(None), a, centres, half, labels),
+            range(0, len(a), _TILE),
+        )
+        return labels
+    middles, group = clusters(centres, round(math.sqrt(len(centres))), run)
+    ordered, bounds = by_label(group, len(middles))
+    near = _near_clusters(middles, np.diff(bounds) > 0, 8, run)
+    rows, row_bounds = by_label(_nearest(a, middles, run), len(middles))
 
-    def part(first: int) -> None:
-        product = a[first : first + _TILE] @ centres.T
-        product -= half
-        labels[first : first + _TILE] = product.argmax(axis=1)
+    def of_group(g: int) -> None:
+        among = np.sort(np.concatenate([ordered[bounds[q] : bounds[q + 1]] for q in near[g]]))
+        for begin in range(row_bounds[g], row_bounds[g + 1], _TILE):
+            _label(rows[begin : min(begin + _TILE, row_bounds[g + 1])], among, a, centres, half, labels)
 
-    run(part, range(0, len(a), _TILE))
+    run(of_group, range(len(middles)))
     return labels
+
+
+def _label(
+    rows: IntArray, among: IntArray | slice, a: FloatArray, centres: FloatArray, half: FloatArray, labels: IntArray
+) -> None:
+    product = a[rows] @ centres[among].T
+    product -= half[among]
+    best = product.argmax(axis=1)
+    labels[rows] = best if isinstance(among, slice) else among[best]
 
 
 def reverse(index: IntArray, value: FloatArray, cover: FloatArray) -> tuple[IntArray, IntArray, IntArray, FloatArray]:

@@ -226,3 +226,14 @@ def side_pairs(
             value_j[q] = v
             start_j[j] += counts
             p += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def row_hashes(bits: Array, factors: Array, hashes: Array) -> None:
+    """hashes[i] = sum_j bits[i, j] factors[j] modulo 2^64, minus zero counting as zero."""
+    for i in range(bits.shape[0]):
+        total = np.uint64(0)
+        for j in range(bits.shape[1]):
+            b = bits[i, j]
+            total += np.uint64(np.uint32(0) if b == np.uint32(0x80000000) else b) * factors[j]
+        hashes[i] = total

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from thriftune.errors import StrategyError
-from thriftune.selection.engine.tiles import to_similarity
+from thriftune.selection.engine.device import Rows
+from thriftune.selection.engine.tiles import row_hashes, to_similarity
 from thriftune.types import FloatArray, IntArray
 
 _FLOOR = 0.01  # narrower, and a pool of near duplicates would leave everything else without any similarity
@@ -35,14 +36,18 @@ class Similarity:
         self, a: FloatArray, half: FloatArray, scale: float, gamma: float | None, floored: bool, width: float
     ) -> None:
         self.a, self.half, self.scale, self.gamma, self.floored, self.width = a, half, scale, gamma, floored, width
+        self.on_device: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.a)
 
     def block(self, left: IntArray | slice, right: IntArray | slice, out: FloatArray | None = None) -> FloatArray:
-        """(b, c) float32 similarities of the rows ``left`` with the rows ``right``, in ``out`` (b * c,) if given."""
-        a, b = self.a[left], self.a[right]
-        product = np.dot(a, b.T, out=None if out is None else out[: len(a) * len(b)].reshape(len(a), len(b)))
+        """(b, c) float32 similarities of the rows ``left`` with the rows ``right``; may use ``out`` (b * c,)."""
+        if self.on_device is not None:
+            product = self.on_device.products(left, right)
+        else:
+            a, b = self.a[left], self.a[right]
+            product = np.dot(a, b.T, out=None if out is None else out[: len(a) * len(b)].reshape(len(a), len(b)))
         to_similarity(product, self.half[left], self.half[right], np.float32(self.scale))
         return product
 
@@ -147,10 +152,7 @@ def distinct(a: FloatArray) -> tuple[IntArray, IntArray]:
     """The first row of each set of identical rows, ascending, and for each row which of those it equals."""
     factors = np.random.default_rng(0).integers(1, 2**63, a.shape[1], dtype=np.uint64) | np.uint64(1)
     hashes = np.empty(len(a), np.uint64)
-    for begin in range(0, len(a), _BLOCK):
-        # Adding 0 turns -0 into 0.
-        block = (a[begin : begin + _BLOCK] + np.float32(0)).view(np.uint32)
-        hashes[begin : begin + _BLOCK] = (block.astype(np.uint64) * factors).sum(axis=1)
+    row_hashes(np.ascontiguousarray(a).view(np.uint32), factors, hashes)
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty(len(order), np.int64)

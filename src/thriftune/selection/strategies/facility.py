@@ -37,6 +37,7 @@ def facility_location(
     kernel: Literal["rbf", "cosine"] = "rbf",
     gamma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = _WIDTH,
     engine: Literal["auto", "exact", "neighbours", "dense"] = "auto",
+    device: Literal["cpu", "cuda"] = "cpu",
     budget_cost: float | None = None,
 ) -> Picks:
     """Prompts that together are most similar to the whole pool: each prompt counts by its similarity to the nearest
@@ -45,7 +46,7 @@ def facility_location(
     The gain of a pick is what it adds to the sum of similarities. The certificate bounds what any set of as many
     prompts could add. ``gamma`` is the width of the similarity in units of the mean squared distance. A fixed one
     makes every prefix the selection at that smaller budget; ``auto`` fits it to the budget: a typical prompt's
-    similarity to its ceil(n / budget)-th neighbour is then one half.
+    similarity to its ceil(n / budget)-th neighbour is then one half. ``device=cuda`` computes products on a GPU.
 
     With costs, the picks are the better of two greedy choices, by gain per cost and by gain: at least 31 % of the best
     that the money buys, and the certificate says how much more. Nothing is bought that adds nothing.
@@ -64,6 +65,7 @@ def facility_location(
             weights=candidates.weights,
             chosen=np.flatnonzero(candidates.annotated),
             engine=engine,
+            device=None if device == "cpu" else device,
             advance=advance,
         )
     certificate = {
