@@ -282,6 +282,21 @@ def test_a_prompt_without_a_cost_is_named(make_study: Callable[..., Study], wron
     assert bought(study, "price", 5).notes["cost"] == 5
 
 
+def test_it_is_no_ranking_and_its_reserve_goes_by_number(make_study: Callable[..., Study]) -> None:
+    from thriftune.cli.reserve import continue_ranking
+    from thriftune.config import SelectConfig
+    from thriftune.selection.cut import cut
+    from thriftune.selection.store import choose
+
+    study = make_study(40)
+    stored = choose(study, SelectConfig(strategy="facility_location", costs="n_chars", budget_cost=900))
+    with pytest.raises(StrategyError, match="run it again at 1"):
+        cut(stored.selection, 1)
+    reserve = continue_ranking(study.path, stored.name, 3)
+    assert len(reserve) == 3
+    assert not set(reserve) & set(stored.selection.ids)
+
+
 def test_settings_say_what_goes_together() -> None:
     from thriftune.config import SelectConfig, resolve
 

@@ -17,8 +17,8 @@ from thriftune.types import Candidates
 _LEAST = 20
 _SHARE = 5
 _LOOK_S = 5.0
-# Counts of picks per task speak of the whole selection; `duplicates` is an argument of its own.
-_NOT_STRATEGYS = ("at_least", "at_most", "duplicates")
+# Counts of picks per task and money speak of the whole selection; `duplicates` is an argument of its own.
+_NOT_STRATEGYS = ("at_least", "at_most", "costs", "budget_cost", "duplicates")
 
 
 class _Continued(Study):
@@ -62,7 +62,7 @@ def continue_ranking(study_path: Path, name: str, count: int) -> list[str]:
     """Add prompts to the reserve of a selection: what its strategy picks next, the ones picked before counted as done.
 
     For a strategy that picks one prompt after another this is the continuation of its ranking; for one that picks a
-    set for a budget it is the best addition to the set. Quotas of the selection do not bind the reserve.
+    set for a budget it is the best addition to the set. Quotas and costs of the selection do not bind the reserve.
 
     Args:
         study_path: the study.

@@ -54,7 +54,7 @@ def cut(selection: Selection, budget: int) -> Selection:
 
 def prefix_closed(selection: Selection) -> bool:
     """Whether a selection may be cut to a smaller budget."""
-    if any(name in selection.params for name in quotas.NAMES):
+    if any(name in selection.params for name in (*quotas.NAMES, "budget_cost")):
         return False
     return registry.get(selection.strategy).prefix_closed(selection.params, selection.notes)
 
