@@ -81,18 +81,25 @@ class Log:
 
 
 async def crowd(
-    root: str, people: int, seconds: float, *, pace: float = 0.5, seed: int = 0, log: Log | None = None
+    root: str,
+    people: int,
+    seconds: float,
+    *,
+    pace: float = 0.5,
+    seed: int = 0,
+    log: Log | None = None,
+    most: float = float("inf"),
 ) -> Log:
     """Let ``people`` work for ``seconds``; ``pace`` seconds lie between two saves of one person, give
-    or take a half."""
+    or take a half; it ends earlier after ``most`` saves."""
     log = Log() if log is None else log
     end = time.monotonic() + seconds
-    work = [_person(root, f"person {i}", end, pace, random.Random(seed * 1000 + i), log) for i in range(people)]
+    work = [_person(root, f"person {i}", end, pace, random.Random(seed * 1000 + i), log, most) for i in range(people)]
     await asyncio.gather(*work)
     return log
 
 
-async def _person(root: str, name: str, end: float, pace: float, rng: random.Random, log: Log) -> None:
+async def _person(root: str, name: str, end: float, pace: float, rng: random.Random, log: Log, most: float) -> None:
     connection = Connection(root)
 
     async def post(path: str, **body: Any) -> Any:
@@ -101,7 +108,7 @@ async def _person(root: str, name: str, end: float, pace: float, rng: random.Ran
     try:
         await asyncio.sleep(rng.random() * pace)
         item = (await post("next"))["item"]
-        while item is not None and time.monotonic() < end:
+        while item is not None and time.monotonic() < end and len(log.saves) < most:
             item = await _one(post, item, name, pace, rng, log)
     except Refused as error:
         log.refused.append(str(error))

@@ -59,6 +59,9 @@ def make_study(
         "id": ids,
         "mean_entropy": pa.array(np.linspace(2, 1, n), pa.float32()),
         "n_prompt_tokens": pa.array([10] * n, pa.int32()),
+        "n_steps": pa.array([5] * n, pa.int32()),
+        "truncated_prompt": [False] * n,
+        "hit_limit": [False] * n,
         "response": list(drafts or [f"Draft {i}" for i in range(n)]),
         "embedding_scale": pa.array([1.0] * n, pa.float32()),
     }
