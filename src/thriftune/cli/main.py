@@ -15,6 +15,7 @@ from thriftune.cli import (
     annotate,
     bench,
     demo,
+    embed,
     evaluate,
     export,
     finetune,
@@ -49,6 +50,7 @@ app = typer.Typer(
 app.command("demo")(demo.command)
 app.command("init")(init.command)
 app.command("score")(score.command)
+app.command("embed")(embed.command)
 app.command("select")(select.command)
 app.command("strategies")(strategies.command)
 app.command("annotate")(annotate.command)

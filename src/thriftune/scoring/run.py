@@ -19,6 +19,7 @@ from thriftune.artifacts import (
     write_table,
 )
 from thriftune.config import ScoreConfig
+from thriftune.endpoint import Agree
 from thriftune.errors import ScoreError, StudyError
 from thriftune.memory import batch_limits, peak
 from thriftune.model import LanguageModel, load, local_revision
@@ -26,6 +27,7 @@ from thriftune.progress import progress
 from thriftune.render import Renderer
 from thriftune.scoring import memory
 from thriftune.scoring.columns import merge, part_table
+from thriftune.scoring.elsewhere import score_elsewhere
 from thriftune.scoring.parts import UNFINISHED, Gathered, Say, check_same, tidy, whole
 from thriftune.scoring.plan import Plan, make_plan
 from thriftune.scoring.prompts import distinct, pool_of, prompts_of
@@ -39,12 +41,13 @@ if TYPE_CHECKING:
 _RENDERED = 4096  # prompts rendered at once
 
 
-def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
+def score(study: Study, config: ScoreConfig, *, agree: Agree = lambda _: True, say: Say = print) -> Path:
     """Run the model once over the pool: uncertainty of its own answers, drafts and embeddings.
 
     Args:
         study: an initialised study.
         config: what to run and how.
+        agree: is shown in advance what a server would cost, and may say no.
         say: receives the lines meant for people.
 
     Returns:
@@ -53,6 +56,7 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
     Raises:
         ScoreError: the run exists with other settings, or not even one prompt fits into memory.
         ModelError: the model cannot be loaded or lacks what was asked for.
+        EndpointError: the server cannot be used, or some prompts have no scores yet.
     """
     directory = study.score_directory(config.name)
     with study.lock(f"score-{config.name}"):
@@ -62,7 +66,7 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
         if manifest is not None:
             check_same(manifest, wanted, directory)
             if (directory / "scores.parquet").exists():
-                revision = local_revision(config.model)
+                revision = None if config.backend == "openai" else local_revision(config.model)
                 if revision is not None:
                     check_same(manifest, {"resolved": {"revision": revision}}, directory)
                 tidy(directory)
@@ -71,6 +75,9 @@ def score(study: Study, config: ScoreConfig, *, say: Say = print) -> Path:
         # A plan without a manifest is of a run that was killed before it began, maybe with other settings.
         tidy(directory, UNFINISHED if manifest is None else UNFINISHED[:1])
         pool = pool_of(study)
+        if config.backend != "transformers":
+            score_elsewhere(directory, config, manifest, wanted, pool, agree=agree, say=say)
+            return directory
         lm = load(
             config.model,
             revision=config.revision,
