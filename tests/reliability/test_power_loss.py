@@ -25,12 +25,8 @@ from thriftune.study import Study
 pytestmark = pytest.mark.timeout(3600)
 # States tried of each stage, in `make test` and in full.
 _STATES = {
-    "import": (6, 60),
-    "init": (3, 40),
-    "init-annotated": (2, 40),
-    "finetune lora": (0, 30),
-    "finetune full": (0, 15),
-    "bench": (0, 12),
+    **{"init": (2, 20), "init-annotated": (1, 15), "import": (4, 40)},
+    **{"finetune lora": (0, 8), "finetune full": (0, 6), "bench": (0, 4)},
 }
 
 
@@ -91,7 +87,7 @@ def test_acknowledged_answers_outlive_a_power_failure(
     ids = pq.read_table(bases.study / "selections" / "picks.parquet")["id"].to_pylist()
     savers = Savers(port, ids, size=3000)
     deadline = time.monotonic() + 120
-    while len(savers.told.answers) < times(60, 1500) and time.monotonic() < deadline:
+    while len(savers.told.answers) < times(60, 800) and time.monotonic() < deadline:
         time.sleep(0.01)
     told = savers.ended()
     os.kill(running.pid, signal.SIGINT)
@@ -100,7 +96,7 @@ def test_acknowledged_answers_outlive_a_power_failure(
     rng = random.Random(9)
     disk = Disk(before)
     disk.root = str(bases.study.parent)
-    moments = {rng.randrange(len(events)) for _ in range(times(25, 1500))}
+    moments = {rng.randrange(len(events)) for _ in range(times(25, 400))}
     listener, states, acknowledged, ever = Listener(), 0, 0, 0
     for number, call in enumerate(events):
         disk.play(call)
@@ -139,7 +135,7 @@ def test_acknowledged_answers_outlive_a_power_failure(
 def test_a_stage_whose_power_failed_ends_the_same(
     bases: Bases, tmp_path: Path, case: Any, times: Callable[[int, int], int], campaign: dict[str, Any]
 ) -> None:
-    count = times(*_STATES.get(case.name, (1, 25)))
+    count = times(*_STATES.get(case.name, (1, 12)))
     if not count:
         pytest.skip("in full only")
     bases.lay(case.base)
