@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -12,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from thriftune.errors import ConfigError
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
+
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class _Server(_Settings):
@@ -48,7 +51,7 @@ class InitConfig(_Settings):
     response_as: Literal["reference", "annotated"] = "reference"
     holdout: Annotated[int, Field(ge=0)] = 0
     strict: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 _UNFIT = {
@@ -141,7 +144,7 @@ class SelectConfig(_Settings):
     )
     costs: str | None = None
     budget_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     run: str | None = None
     name: str | None = None
     duplicates: Literal["last", "keep"] = "last"
@@ -198,7 +201,7 @@ class FinetuneConfig(_Settings):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     merge: bool = False
@@ -222,7 +225,7 @@ class EvaluateConfig(_Settings):
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     apply_chat_template: bool = False
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     name: str | None = None
@@ -236,7 +239,7 @@ class BenchConfig(_Settings):
     budgets: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [50, 100, 200]
     seeds: Annotated[int, Field(ge=1)] = 3
     random_seeds: Annotated[int, Field(ge=1)] | None = None
-    first_seed: Annotated[int, Field(ge=0)] = 0
+    first_seed: Seed = 0
     subsample: Annotated[float, Field(gt=0, le=1)] = 0.8
     tasks: str = "heldout"
     items: Annotated[int, Field(ge=1)] | None = None
@@ -309,11 +312,24 @@ class JudgeConfig(EndpointConfig):
 
     reference: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     name: str | None = None
 
 
 Settings = TypeVar("Settings", bound=_Settings)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """A TOML file's document.
+
+    Raises:
+        ConfigError: it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, a NUL in the name
+        said = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "strerror", None) or error
+        raise ConfigError(f"{file}: {said}: mend the file, or name another") from None
 
 
 def resolve(model: type[Settings], section: str, flags: Mapping[str, Any], toml: Path | None = None) -> Settings:
@@ -333,23 +349,29 @@ def resolve(model: type[Settings], section: str, flags: Mapping[str, Any], toml:
     """
     values: dict[str, Any] = {}
     if toml is not None:
-        try:
-            document = tomllib.loads(toml.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{toml}: {error}") from None
-        values.update(document.get(section, {}))
+        table = read_toml(toml).get(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"{toml}: {section} is {str(table)[:80]!r}, no table: write [{section}] above its settings"
+            )
+        values.update(table)
     values.update({key: value for key, value in flags.items() if value is not None})
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_describe(e, section) for e in error.errors())) from None
+        raise ConfigError("; ".join(_describe(e, model, section) for e in error.errors())) from None
 
 
-def _describe(error: Any, section: str) -> str:
+def _describe(error: Any, model: type[_Settings], section: str) -> str:
     key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained", "literal", "int")))
     if error["type"] == "extra_forbidden":
-        return f"unknown setting {key!r} in [{section}]"
+        near = difflib.get_close_matches(key, model.model_fields, 1)
+        return f"unknown setting {key!r} in [{section}]: {f'did you mean {near[0]}?' if near else 'leave it out'}"
     if error["type"] == "missing":
         return f"{key} is missing: give --{key.replace('_', '-')}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{key}={error['input']!r}: {message}" if key else str(message)
+    if error["type"] == "path_type":
+        message = "give a path as text"
+    seen = repr(error["input"])
+    seen = seen if len(seen) <= 200 else f"{seen[:200]}..."
+    return f"{key}={seen}: {message}" if key else str(message)

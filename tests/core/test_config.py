@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from thriftune.config import InitConfig, ScoreConfig, SelectConfig, resolve
+from thriftune.config import FinetuneConfig, InitConfig, ScoreConfig, SelectConfig, resolve
 from thriftune.errors import ConfigError
 
 
@@ -52,3 +52,27 @@ def test_unreadable_toml_is_named(tmp_path: Path, content: bytes | None) -> None
 @pytest.mark.parametrize("layer", ["last", "12", "12,24", "-1", "last,3"])
 def test_layers(layer: str) -> None:
     assert ScoreConfig(layer=layer).layer == layer
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[init]\na = " + "[" * 50_000, "nested too deeply: mend the file"),
+        ("init = 5\n", r"init is '5', no table: write \[init\]"),
+        ("[init]\nsed = 1\n", "unknown setting 'sed' in .init.: did you mean seed"),
+        ("[init]\nseed = 4294967296\n", "should be less than 4294967296"),  # torch and NumPy take no more
+        ("[init\n", r"at line 1, column 6\): mend the file"),
+    ],
+)
+def test_files_that_are_no_settings(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        resolve(InitConfig, "init", {}, tmp_path / "a.toml")
+
+
+def test_no_setting_is_infinite(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[finetune]\nalpha = inf\n")
+    with pytest.raises(ConfigError, match="alpha=inf: Input should be a finite number"):
+        resolve(FinetuneConfig, "finetune", {}, tmp_path / "a.toml")
+    (tmp_path / "b.toml").write_bytes(b"\xef\xbb\xbf[init]\nholdout = 3\n")  # as Windows' editor saves it
+    assert resolve(InitConfig, "init", {}, tmp_path / "b.toml").holdout == 3

@@ -23,7 +23,7 @@ _PASSING = re.compile(r"\..*\.lock\Z|.*\.sqlite-(wal|shm|journal)\Z")
 _ADVICE = re.compile(
     r"\b(add|ask|change|check|choose|close|convert|cut|delete|export|fine-tune|finish|get|give|has to|install|leave"
     r"|look|lower|make|mend|name|needs|pip|put|raise|remove|rename|rerun|rest|restore|run|save|say|score|see|set|swap|take"
-    r"|unpack|upgrade|use|wait|write)\b"
+    r"|must|should|did you mean|unpack|upgrade|use|wait|write)\b"
 )
 _LONGEST = 4000
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from thriftune.artifacts import read_object, reading
-from thriftune.config import BenchConfig, InitConfig, ScoreConfig, resolve
+from thriftune.config import BenchConfig, InitConfig, ScoreConfig, read_toml, resolve
 from thriftune.errors import ConfigError
 from thriftune.study import Study
 
@@ -45,14 +44,12 @@ def read(file: Path) -> Recipe:
     Raises:
         ConfigError: it cannot be read, has unknown keys or names no study.
     """
-    try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from None
+    document = read_toml(file)
     unknown = [key for key in document if key not in (*_KEYS, *_TABLES)]
     if unknown:
         raise ConfigError(
-            f"{file}: unknown key {unknown[0]!r} (at the top: {', '.join(_KEYS)}; tables: {', '.join(_TABLES)})"
+            f"{file}: unknown key {unknown[0]!r}: leave it out "
+            f"(at the top: {', '.join(_KEYS)}; tables: {', '.join(_TABLES)})"
         )
     study, pool = document.get("study"), document.get("pool", [])
     pool = [pool] if isinstance(pool, str) else pool
