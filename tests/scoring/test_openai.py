@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -233,7 +238,10 @@ def test_answers_of_other_servers():
     ids = read_answer(Completion("a", "stop", None, {"content": [step("a", 0.5, id=12)]}))
     assert ids.tokens == [12]
     assert len(read_answer(Completion("", "stop", None, None)).chosen) == 0
-    for data in (None, {}, [], {"content": [{"token": "a"}]}, {"content": [{"token": "a", "logprob": "x"}]}):
+    assert read_answer(Completion("a", "stop", None, {"content": [step("a", 0.5, id=2**40)]})).tokens is None
+    odd = [{"token": "a"}, {"token": "a", "logprob": "x"}, {**step("a", 0.5), "logprob": -math.inf}]
+    odd += [{**step("a", 0.5), "logprob": 1e300}, {**step("a", 0.5), "bytes": [999]}, "text", None]
+    for data in (None, {}, [], *({"content": [o]} for o in odd)):
         with pytest.raises(NoLogprobs):
             read_answer(Completion("a", "stop", None, data))
 
@@ -243,3 +251,28 @@ def test_only_the_middle_of_the_longest_user_turn_goes():
     cut = shortened(turns)
     assert cut[0] == turns[0] and cut[1]["content"] == "a" * 37 + "b" * 37
     assert shortened([{"role": "user", "content": "short"}]) is None
+
+
+def test_ctrl_c_keeps_what_came(study):
+    def slow(body, number):
+        reply = answer(body, number)
+        if number >= 6:
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(5)
+        return reply
+
+    with FakeServer(slow) as server:
+        command = ["score", str(study.path), "--backend", "openai", "--endpoint", server.url, "--model", "teacher"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "thriftune.cli.main", *command, "--concurrency", "1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        )
+        said, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "the same command continues" in errors
+    assert "6 of 20 prompts scored" in said
+    with FakeServer(answer) as server:
+        score(study, ScoreConfig(backend="openai", endpoint=server.url, model="teacher"))
+        assert len(server.bodies) == 14

@@ -10,6 +10,7 @@ import numpy as np
 
 from thriftune.artifacts import atomic_path, read_table, write_table
 from thriftune.columns import checksum_of
+from thriftune.errors import ScoreError
 from thriftune.render import Rendered
 from thriftune.scoring.parts import Gathered
 from thriftune.scoring.transformers import Answer
@@ -135,6 +136,9 @@ def write_embeddings(file: Path, vectors: Gathered, groups: IntArray) -> pa.Chun
 
     Returns:
         (n,) float32, what each row is to be multiplied by.
+
+    Raises:
+        ScoreError: embeddings differ in length, which a server that was changed between two runs can cause.
     """
     import pyarrow as pa
 
@@ -148,6 +152,8 @@ def write_embeddings(file: Path, vectors: Gathered, groups: IntArray) -> pa.Chun
         for part in vectors.files:
             table = read_table(part, ["embedding", "embedding_scale"])
             scales.append(table["embedding_scale"])
+            if table.schema.field("embedding").type.list_size != width:
+                raise ScoreError(f"the embeddings in {part.parent} have several lengths: remove it, and run this again")
             block = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
             first, last = np.searchsorted(sorted_source, [start, start + len(block)])
             inside = order[first:last]

@@ -31,6 +31,8 @@ _TOO_LONG = re.compile(
 )
 _LOGPROBS = re.compile(r"log_?prob", re.I)
 _BYTES_A_TOKEN = 4
+_IMPOSSIBLE = 1e4  # nats; a token taken is more probable
+_MOST_INT = 2**31 - 1  # what is sent is not trusted
 
 
 class NoLogprobs(ValueError):
@@ -209,7 +211,7 @@ def read_answer(completion: Completion) -> Served:
         NoLogprobs: they are not there, or not what they should be.
     """
     stopped, limit = completion.finish == "stop", completion.cut
-    read = completion.tokens.prompt if completion.tokens else 0
+    read = min(completion.tokens.prompt, _MOST_INT) if completion.tokens else 0
     steps = completion.data.get("content") if isinstance(completion.data, dict) else None
     if not steps:
         if completion.text:
@@ -231,15 +233,15 @@ def read_answer(completion: Completion) -> Served:
     top = np.full((len(steps), max(map(len, reported))), -np.inf)
     for row, values in enumerate(reported):
         top[row, : len(values)] = values
-    if not (np.isfinite(chosen).all() and (top[:, :2] > -np.inf).any(axis=1).all() and not np.isnan(top).any()):
-        raise NoLogprobs("not finite")
+    if not (np.abs(chosen) < _IMPOSSIBLE).all() or np.isnan(top).any() or (top > 1).any():
+        raise NoLogprobs("they are no log-probabilities")
     response, ends, end_scored = lay_out(pieces, completion.text, stopped=stopped)
     return Served(
         response=response,
         chosen=chosen,
         top=top,
         ends=ends,
-        tokens=ids if all(type(i) is int for i in ids) else None,
+        tokens=ids if all(type(i) is int and 0 <= i <= _MOST_INT for i in ids) else None,
         prompt_tokens=read,
         hit_limit=limit,
         end_scored=end_scored,

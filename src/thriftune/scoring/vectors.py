@@ -137,6 +137,7 @@ def _ask(parts: Parts[Vector], pool: pa.Table, rows: IntArray, config: EmbedConf
     batches = dict(enumerate(_batches(pool, rows)))
     shorter: dict[str, list[str]] = {}
     failed: list[str] = []
+    widths: set[int] = set()
 
     def request(number: int) -> Request:
         texts = shorter.get(str(number)) or [config.prefix + t for t in _texts(pool, batches[number])]
@@ -155,8 +156,9 @@ def _ask(parts: Parts[Vector], pool: pa.Table, rows: IntArray, config: EmbedConf
         texts, asked = _texts(pool, batches[number]), shorter.get(reply.key)
         for at, (row, vector) in enumerate(zip(batches[number], reply.completion.data, strict=True)):
             found = np.array(vector, np.float32)
-            if not np.isfinite(found).all():
-                raise EndpointError(f"{endpoint.url} sent an embedding that is not finite")
+            widths.add(len(found))
+            if not np.isfinite(found).all() or len(widths) > 1:
+                raise EndpointError(f"{endpoint.url} sent embeddings of several lengths, or one that is not finite")
             parts.add(int(row), (found, asked is not None and asked[at] != config.prefix + texts[at]))
         return None
 

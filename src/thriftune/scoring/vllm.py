@@ -70,13 +70,16 @@ def open_engine(config: ScoreConfig) -> Engine:
     if not tokenizer.is_fast:
         raise ModelError(f"{config.model} has no fast tokenizer, which is needed to tell the user's text apart")
     text = settings.get_text_config()
+    context = int(text.max_position_embeddings)
+    if config.max_prompt_tokens is not None:  # less memory for keys and values
+        context = min(context, config.max_prompt_tokens + config.max_new_tokens)
     try:
         llm = vllm.LLM(
             model=place,
             revision=config.revision,
             dtype=config.dtype,
             trust_remote_code=config.trust_remote_code,
-            max_model_len=int(text.max_position_embeddings),
+            max_model_len=context,
             max_logprobs=config.top_logprobs,
             seed=0,
         )
@@ -94,7 +97,7 @@ def open_engine(config: ScoreConfig) -> Engine:
         params=params,
         tokenizer=tokenizer,
         vocabulary=int(text.vocab_size),
-        context=int(text.max_position_embeddings),
+        context=context,
         revision=commit or fingerprint(Path(place)),
     )
 
