@@ -23,7 +23,7 @@ HEAVY = (
     "sklearn",
     "reasoning_gym",
 )
-VERBS = ("demo", "init", "score", "select", "strategies", "export", "import", "report", "status")
+VERBS = ("demo", "init", "score", "embed", "select", "strategies", "export", "import", "report", "status")
 
 
 def loaded_after(code: str) -> set[str]:
