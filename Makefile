@@ -16,14 +16,11 @@ test: $(VENV)/test lint
 slow: $(VENV)/test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --timeout=1800 -m slow $(PYTEST)
 
-# The long campaigns of docs/reliability.md; their figures are added to torture.jsonl, a line each.
+# The campaigns behind docs/reliability.md in full: kills, power failures, full disks, bad input, attacks, load. Hours;
+# their figures are added to torture.jsonl, a line each.
 torture: $(VENV)/test
 	THRIFTUNE_TORTURE=1 THRIFTUNE_TORTURE_LOG=torture.jsonl OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE \
 	  $(BIN)/python -m pytest --timeout=7200 tests/reliability $(PYTEST)
-
-# The campaigns behind docs/reliability.md in full: kills, power failures, full disks, bad input, attacks, load. Hours.
-torture: $(VENV)/test
-	THRIFTUNE_TORTURE=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --timeout=7200 tests/reliability $(PYTEST)
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
