@@ -1,11 +1,15 @@
-"""Speed, memory and quality of selection beside other libraries.
+"""Speed, memory and quality of selection beside other libraries, and the distance to our goals.
 
-    python benchmarks/select.py --n 10000 --share 0.45
+    python benchmarks/select.py                          # every case; the largest take many minutes and 6 GiB
+    python benchmarks/select.py --case fl-10k,kc-10k     # some
+    python benchmarks/select.py --markdown docs/results/select.md --json results.json
+    python benchmarks/select.py --data my.npy --picks 500 --contenders exact,neighbours
 
 Every contender runs in a process of its own on the same float32 data with the same kernel width and number of threads;
 its time includes building whatever it needs from the embeddings, and loading and compiling code is timed apart. What
-it picks is judged here, by one block-wise evaluation of the objective. Peers that are not installed are left out
-(pip install apricot-select submodlib-py fpsample).
+it picks is judged here, by one evaluation of the objective; on more than 20,000 rows over a sample of 5,000 of them.
+CPU seconds add up all threads and hold on a busy machine too, where seconds mean little.
+Peers that are not installed are left out (pip install apricot-select submodlib-py fpsample).
 """
 
 from __future__ import annotations
@@ -16,10 +20,12 @@ if not sys.flags.safe_path:
     del sys.path[0]  # this folder: Python's own module `select` would be looked up here first
 
 import argparse
+import datetime
 import importlib.metadata
 import json
 import os
 import resource
+import runpy
 import subprocess
 import tempfile
 import time
@@ -31,45 +37,36 @@ import numpy as np
 
 WARM = 1500  # rows of the run that loads and compiles
 BLOCK = 2048
+JUDGED = 5000
+DATA = runpy.run_path(str(Path(__file__).with_name("select_pools.py")))["DATA"]
 
-
-def clusters(n: int, d: int, rng: np.random.Generator) -> np.ndarray:
-    """Points on the sphere in clusters of uneven size and spread, themselves in 40 groups."""
-
-    def unit(x: np.ndarray) -> np.ndarray:
-        return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-    count = max(50, n // 60)
-    groups = unit(rng.standard_normal((40, d)))
-    centres = unit(groups[rng.integers(0, 40, count)] + rng.standard_normal((count, d)) * 0.9 / np.sqrt(d))
-    sizes = np.arange(1, count + 1) ** -0.7
-    label = rng.choice(count, n, p=sizes / sizes.sum())
-    spread = rng.uniform(0.25, 1.2, count)
-    x = np.empty((n, d), np.float32)
-    for begin in range(0, n, BLOCK):
-        part = label[begin : begin + BLOCK]
-        x[begin : begin + BLOCK] = unit(
-            centres[part] + rng.standard_normal((len(part), d)) * spread[part, None] / np.sqrt(d)
-        )
-    return x
-
-
-def sphere(n: int, d: int, rng: np.random.Generator) -> np.ndarray:
-    """Uniform on the sphere: no structure at all."""
-    x = rng.standard_normal((n, d), dtype=np.float32)
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def copies(n: int, d: int, rng: np.random.Generator) -> np.ndarray:
-    """Clusters in which nine rows in ten are copies or near copies of the tenth."""
-    few = clusters(max(1, n // 10), d, rng)
-    x = few[rng.integers(0, len(few), n)]
-    near = rng.random(n) < 0.5
-    x[near] += rng.standard_normal((int(near.sum()), d), dtype=np.float32) * np.float32(0.01 / np.sqrt(d))
-    return np.ascontiguousarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
-
-
-DATA = {"clusters": clusters, "sphere": sphere, "copies": copies}
+# name: data, rows, dimensions, picks, contenders, goals in words
+CASES: dict[str, tuple[str, int, int, int, str, str]] = {
+    "fl-10k": (
+        "clusters", 10_000, 384, 4500, "exact,neighbours,apricot,submodlib",
+        "exact <= 0.6 s and 0.4 GB, >= 8x apricot, >= 12x submodlib; neighbours <= 0.1 s",
+    ),
+    "kc-10k": ("clusters", 10_000, 384, 4500, "k_center,fpsample,quickfps", "k_center >= 80x quickfps"),
+    "sphere-10k": ("sphere", 10_000, 384, 4500, "exact,neighbours,apricot,k_center,fpsample", ""),
+    "copies-10k": ("copies", 10_000, 384, 4500, "exact,neighbours,apricot,k_center,fpsample", ""),
+    "wide-10k": ("clusters", 10_000, 4096, 4500, "exact,neighbours,apricot,k_center", ""),
+    "prompts-44k": ("prompts", 44_000, 384, 4400, "exact,neighbours,k_center", ""),
+    "everyday-50k": (
+        "clusters", 50_000, 384, 750, "exact,neighbours", "neighbours >= 0.995 of exact above random",
+    ),
+    "fl-100k": (
+        "clusters", 100_000, 384, 45_000, "exact,neighbours",
+        "exact <= 60 s and 4 GB; neighbours <= 2 s at >= 0.999 of exact",
+    ),
+    "kc-100k": ("clusters", 100_000, 384, 45_000, "k_center", "<= 4 s"),
+    "everyday-200k": (
+        "clusters", 200_000, 384, 3000, "exact,neighbours", ">= 0.99 of exact above random in <= 120 s and 6 GB",
+    ),
+    "fl-1m": (
+        "clusters", 1_000_000, 384, 450_000, "neighbours", "<= 45 s, <= 6 GB, >= 0.98 of the true neighbours found",
+    ),
+    "kc-1m": ("clusters", 1_000_000, 384, 100_000, "k_center", "<= 100 s"),
+}  # fmt: skip
 
 
 def scale_of(x: np.ndarray, gamma: float) -> float:
@@ -97,25 +94,54 @@ def similarities(x: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def judge(x: np.ndarray, rows: np.ndarray, gamma: float) -> tuple[float, float]:
-    """Mean similarity to the nearest pick, and the largest distance to it."""
+    """Mean similarity to the nearest pick, and the largest distance to it, over all rows or a sample."""
     scale, total, radius = scale_of(x, gamma), 0.0, 0.0
-    for begin in range(0, len(x), BLOCK):
-        block = x[begin : begin + BLOCK]
+    over = x if len(x) <= 20_000 else x[np.sort(np.random.default_rng(2).choice(len(x), JUDGED, replace=False))]
+    for begin in range(0, len(over), BLOCK):
+        block = over[begin : begin + BLOCK]
         nearest = np.full(len(block), np.inf, np.float32)
         for first in range(0, len(rows), 4 * BLOCK):
             nearest = np.minimum(nearest, squared_distances(block, x[rows[first : first + 4 * BLOCK]]).min(axis=1))
         total += float(np.exp(-scale * nearest.astype(np.float64)).sum())
         radius = max(radius, float(nearest.max()))
-    return total / len(x), radius**0.5
+    return total / len(over), radius**0.5
+
+
+def recall(x: np.ndarray, index: np.ndarray) -> float:
+    """Share of the nearest rows, themselves included, of 300 rows that a graph (n, degree) holds."""
+    rows = np.sort(np.random.default_rng(3).choice(len(x), min(len(x), 300), replace=False))
+    degree = index.shape[1]
+    best, who = np.full((len(rows), degree), np.inf, np.float32), np.zeros((len(rows), degree), np.int64)
+    for first in range(0, len(x), 16 * BLOCK):
+        distance = np.hstack([best, squared_distances(x[rows], x[first : first + 16 * BLOCK])])
+        ids = np.hstack(
+            [
+                who,
+                np.broadcast_to(
+                    np.arange(first, first + distance.shape[1] - degree), (len(rows), distance.shape[1] - degree)
+                ),
+            ]
+        )
+        kept = np.argpartition(distance, degree - 1, axis=1)[:, :degree]
+        best, who = np.take_along_axis(distance, kept, axis=1), np.take_along_axis(ids, kept, axis=1)
+    return float(np.mean([len(set(w) & set(index[r])) / degree for w, r in zip(who, rows, strict=True)]))
 
 
 def _facility(engine: str) -> Callable[..., tuple[np.ndarray, dict[str, Any]]]:
     def run(x: np.ndarray, k: int, gamma: float) -> tuple[np.ndarray, dict[str, Any]]:
-        from thriftune.selection.engine.facility import facility_location
+        from thriftune.selection.engine import facility
 
+        found, build = [], facility.neighbour_graph
+
+        def keep(*args: Any) -> Any:
+            found[:] = [build(*args)]
+            return found[0]
+
+        facility.neighbour_graph = keep
         none = np.empty(0, np.int64)
-        result = facility_location(x, k, gamma=gamma, chosen=none, engine=engine, advance=lambda _: None)
-        return result.rows, {**result.notes, "certified": result.value / result.bound}
+        result = facility.facility_location(x, k, gamma=gamma, chosen=none, engine=engine, advance=lambda _: None)
+        facility.neighbour_graph = build
+        return result.rows, {**result.notes, "certified": result.value / result.bound, "graph": found}
 
     return run
 
@@ -123,7 +149,8 @@ def _facility(engine: str) -> Callable[..., tuple[np.ndarray, dict[str, Any]]]:
 def _k_center(x: np.ndarray, k: int, gamma: float) -> tuple[np.ndarray, dict[str, Any]]:
     from thriftune.selection.engine.farthest import k_center
 
-    return k_center(x, k, chosen=np.empty(0, np.int64), start=0, advance=lambda _: None).rows, {}
+    result = k_center(x, k, chosen=np.empty(0, np.int64), start=0, advance=lambda _: None)
+    return result.rows, {"radius": result.radius}
 
 
 def _apricot(x: np.ndarray, k: int, gamma: float) -> tuple[np.ndarray, dict[str, Any]]:
@@ -148,6 +175,12 @@ def _fpsample(x: np.ndarray, k: int, gamma: float) -> tuple[np.ndarray, dict[str
     return fpsample.fps_sampling(x, k, start_idx=0).astype(np.int64), {}
 
 
+def _quickfps(x: np.ndarray, k: int, gamma: float) -> tuple[np.ndarray, dict[str, Any]]:
+    import fpsample
+
+    return fpsample.bucket_fps_kdline_sampling(x, k, h=7, start_idx=0).astype(np.int64), {}
+
+
 CONTENDERS: dict[str, tuple[str, str, Callable[..., tuple[np.ndarray, dict[str, Any]]]]] = {
     "exact": ("facility", "thriftune", _facility("exact")),
     "neighbours": ("facility", "thriftune", _facility("neighbours")),
@@ -155,6 +188,7 @@ CONTENDERS: dict[str, tuple[str, str, Callable[..., tuple[np.ndarray, dict[str, 
     "submodlib": ("facility", "submodlib-py", _submodlib),
     "k_center": ("centre", "thriftune", _k_center),
     "fpsample": ("centre", "fpsample", _fpsample),
+    "quickfps": ("centre", "fpsample", _quickfps),
 }
 
 
@@ -170,19 +204,22 @@ def contend(name: str, pool: str, k: int, gamma: float, picks: str) -> None:
     seconds, cpu = time.perf_counter() - begun, time.process_time() - worked
     np.save(picks, rows)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    graph = notes.pop("graph", [])
+    if graph:
+        notes["recall"] = recall(x, graph[0][0])
     print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "cold": cold, "GiB": peak, "notes": notes}, default=str))
 
 
 def sgemm_rate(d: int, threads: int) -> float:
-    """Multiply-adds count two: floating point operations per second of this process's matrix product."""
+    """Multiply-adds count two: floating point operations per CPU second, hence of one core, of NumPy's product."""
     a = np.random.default_rng(0).standard_normal((2048 * threads, d), dtype=np.float32)
     out = np.empty((len(a), len(a)), np.float32)
     b = a.copy()
     times = []
     for _ in range(7):
-        begun = time.perf_counter()
+        begun = time.process_time()
         np.dot(a, b.T, out=out)
-        times.append(time.perf_counter() - begun)
+        times.append(time.process_time() - begun)
     return 2 * len(a) ** 2 * d / min(times)
 
 
@@ -193,87 +230,117 @@ def installed(package: str) -> str | None:
         return None
 
 
-def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run the contenders and print the table."""
+def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Run the contenders of a case and print what they did."""
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
-        environment[f"{name}_NUM_THREADS"] = str(args.threads)
-    results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+        environment[f"{library}_NUM_THREADS"] = str(args.threads)
+    data, n, d, k, contenders, goal = CASES[name]
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         pool = Path(folder) / "pool.npy"
-        if args.data in DATA:
-            x = DATA[args.data](args.n, args.d, np.random.default_rng(args.seed))
-        else:
-            x = np.ascontiguousarray(np.load(args.data)[: args.n], np.float32)
-        np.save(pool, x)
+        made = DATA[data](n, d, np.random.default_rng(0)) if data in DATA else np.load(data)
+        np.save(pool, np.ascontiguousarray(made, np.float32))
+        del made
+        x = np.load(pool, mmap_mode="r")
         n, d = x.shape
-        k = round(args.share * n)
         rate = sgemm_rate(d, args.threads)
         floor = 2 * n * n * d / rate
-        print(
-            f"{n} x {d} float32 ({args.data}), {k} picks, rbf gamma {args.gamma}, {args.threads} threads; "
-            f"sgemm {rate / 1e9:.0f} GF/s, one pass over all pairs {floor:.2f} s"
-        )
         random, _ = judge(x, np.random.default_rng(1).choice(n, k, replace=False), args.gamma)
-        cold = Path(folder) / "numba"
-        for name in args.contenders.split(","):
-            kind, package, _ = CONTENDERS[name]
-            version = installed(package)
-            if version is None:
-                print(f"{name}: {package} is not installed, left out")
+        case: dict[str, Any] = {"case": name, "data": data, "n": n, "d": d, "k": k, "goal": goal, "rate": rate}
+        case.update(floor=floor, random=random, load=os.getloadavg()[0], results=[])
+        print(
+            f"\n{name}: {n} x {d} float32 ({data}), {k} picks, rbf gamma {args.gamma}, {args.threads} threads; "
+            f"sgemm {rate / 1e9:.0f} GF/s a core, one pass over all pairs {floor:.2f} CPU-s",
+            flush=True,
+        )
+        for contender in (args.contenders or contenders).split(","):
+            result = _run(contender, pool, k, args, environment, Path(folder))
+            if result is None:
                 continue
-            ours = package == "thriftune"
-            picks = Path(folder) / f"{name}.npy"
-            command = [sys.executable, __file__, "--contend", name, str(pool), str(k), str(args.gamma), str(picks)]
-            if ours:
-                environment["NUMBA_CACHE_DIR"] = str(cold / name)
-            runs = []
-            for _ in range(1 + ours):  # ours twice: without and with compiled code on disk
-                child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-                if child.returncode:
-                    break
-                runs.append(json.loads(child.stdout.splitlines()[-1]))
-            if child.returncode:
-                last = (child.stderr.strip().splitlines() or [f"ended by signal {-child.returncode}"])[-1]
-                print(f"{name}: failed: {last}")
-                continue
-            value, radius = judge(x, np.load(picks), args.gamma)
-            best = min(runs, key=lambda r: r["seconds"])
-            result = {
-                "name": name,
-                "kind": kind,
-                "version": version,
-                "n": n,
-                "k": k,
-                "value": value,
-                "radius": radius,
-                **best,
-                "compile": runs[0]["cold"],
-                "load": runs[-1]["cold"],
-                "floor": floor,
-            }
-            results.append(result)
-            print(
-                f"{name:<11}{best['seconds']:9.2f} s {best['cpu_seconds']:9.2f} CPU-s {best['GiB']:6.2f} GiB "
-                f"{best['seconds'] / floor:6.2f} passes; first run {runs[0]['cold']:.1f} s"
-                + (f", {runs[1]['cold']:.1f} s once compiled" if ours else "")
-                + (f"; mean similarity {value:.6f}" if kind == "facility" else f"; radius {radius:.6f}")
-                + (f"; certified {best['notes']['certified']:.4f}" if "certified" in best["notes"] else "")
+            result["value"], result["radius"] = judge(x, np.load(Path(folder) / f"{contender}.npy"), args.gamma)
+            result["radius"] = result["notes"].get("radius", result["radius"])
+            case["results"].append(result)
+            print("  " + _line(result, case), flush=True)
+    return case
+
+
+def _run(
+    name: str, pool: Path, k: int, args: argparse.Namespace, environment: dict[str, str], folder: Path
+) -> dict[str, Any] | None:
+    kind, package, _ = CONTENDERS[name]
+    version = installed(package)
+    if version is None:
+        print(f"  {name}: {package} is not installed, left out")
+        return None
+    ours = package == "thriftune"
+    command = [
+        sys.executable,
+        __file__,
+        "--contend",
+        name,
+        str(pool),
+        str(k),
+        str(args.gamma),
+        str(folder / f"{name}.npy"),
+    ]
+    if ours and not args.warm:
+        environment = {**environment, "NUMBA_CACHE_DIR": str(folder / "numba" / name)}
+    # Small pools twice: the better is kept.
+    runs = []
+    for _ in range(2 if np.load(pool, mmap_mode="r").shape[0] <= 20_000 else 1):
+        child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if child.returncode:
+            last = (child.stderr.strip().splitlines() or [f"ended by signal {-child.returncode}"])[-1]
+            print(f"  {name}: failed: {last}", flush=True)
+            return None
+        runs.append(json.loads(child.stdout.splitlines()[-1]))
+    best = min(runs, key=lambda r: r["cpu_seconds"])
+    return {"name": name, "kind": kind, "version": version, **best, "first": runs[0]["cold"]}
+
+
+def _line(r: dict[str, Any], case: dict[str, Any]) -> str:
+    """What a contender did, and how it stands beside ours of the same kind that ran before it."""
+    said = [
+        f"{r['name']:<11}{r['seconds']:8.2f} s {r['cpu_seconds']:8.2f} CPU-s {r['GiB']:5.2f} GiB "
+        f"{r['cpu_seconds'] / case['floor']:6.2f} passes; cold start {r['first']:.1f} s",
+        f"mean similarity {r['value']:.6f}" if r["kind"] == "facility" else f"radius {r['radius']:.6f}",
+    ]
+    said += [f"{key} {r['notes'][key]:.4f}" for key in ("certified", "recall") if key in r["notes"]]
+    ours = next((o for o in case["results"] if o["kind"] == r["kind"] and o is not r), None)
+    if ours and ours["name"] in {"exact", "k_center"}:
+        said.append(f"{ours['name']} takes 1/{r['cpu_seconds'] / ours['cpu_seconds']:.1f} of its CPU time")
+        if r["kind"] == "facility":
+            above = (r["value"] - case["random"]) / (ours["value"] - case["random"])
+            said.append(f"{r['value'] / ours['value']:.5f} of exact, {above:.4f} above random")
+    return "; ".join(said)
+
+
+def table(cases: list[dict[str, Any]], args: argparse.Namespace) -> str:
+    """The record of a run in Markdown."""
+    packages = ("numpy", "numba", "apricot-select", "submodlib-py", "fpsample")
+    versions = ", ".join(f"{p} {v}" for p in packages if (v := installed(p)))
+    command = "python benchmarks/select.py" + (f" --case {args.case}" if args.case else "")
+    rows = [
+        f"{datetime.date.today()}, {args.threads} shared cores, `{command}`; float32, "
+        f"rbf gamma {args.gamma}; {versions}.",
+        "",
+        "| case | rows x dimensions, picks | | CPU-s | s | GiB | passes | of exact | above random | beside ours |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for case in cases:
+        for r in case["results"]:
+            ours = next(o for o in case["results"] if o["kind"] == r["kind"])
+            quality = ["", ""]
+            if r["kind"] == "facility" and ours["name"] == "exact":
+                above = (r["value"] - case["random"]) / (ours["value"] - case["random"])
+                quality = [f"{r['value'] / ours['value']:.5f}", f"{above:.4f}"]
+            beside = "" if r is ours else f"{r['cpu_seconds'] / ours['cpu_seconds']:.2f}x"
+            rows.append(
+                f"| {case['case']} | {case['n']:,} x {case['d']}, {case['k']:,} | {r['name']} | {r['cpu_seconds']:.2f} "
+                f"| {r['seconds']:.2f} | {r['GiB']:.2f} | {r['cpu_seconds'] / case['floor']:.2f} | {quality[0]} "
+                f"| {quality[1]} | {beside} |"
             )
-        exact = next((r for r in results if r["name"] == "exact"), None)
-        if exact:
-            for r in results:
-                if r["kind"] == "facility" and r is not exact:
-                    share = (r["value"] - random) / (exact["value"] - random)
-                    print(
-                        f"{r['name']}: {r['value'] / exact['value']:.6f} of exact, {share:.5f} above random; "
-                        f"exact is {r['seconds'] / exact['seconds']:.2f} times as fast"
-                    )
-        centre = next((r for r in results if r["name"] == "k_center"), None)
-        for r in results:
-            if centre and r["kind"] == "centre" and r is not centre:
-                print(f"k_center is {r['seconds'] / centre['seconds']:.1f} times as fast as {r['name']}")
-    return results
+    return "\n".join(rows) + "\n"
 
 
 def main() -> None:
@@ -282,19 +349,27 @@ def main() -> None:
         contend(name, pool, int(k), float(gamma), picks)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=10_000)
-    parser.add_argument("--d", type=int, default=384)
-    parser.add_argument("--share", type=float, default=0.45, help="picks as a share of n")
+    parser.add_argument("--case", help=f"some of {', '.join(CASES)}")
+    parser.add_argument("--data", help="an .npy file of embeddings instead")
+    parser.add_argument("--picks", type=int, default=500, help="how many, with --data")
+    parser.add_argument("--contenders", help=f"some of {', '.join(CONTENDERS)} [those of the case]")
     parser.add_argument("--gamma", type=float, default=0.25)
-    parser.add_argument("--data", default="clusters", help=f"{', '.join(DATA)} or an .npy file of embeddings")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    parser.add_argument("--warm", action="store_true", help="use what numba has compiled before: no cold start")
+    parser.add_argument("--scratch", help="folder for pools, up to 2 GB [the system's]")
     parser.add_argument("--json", type=Path, help="also write the results here")
+    parser.add_argument("--markdown", type=Path, help="also write a table here")
     args = parser.parse_args()
-    results = compare(args)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1, default=str))
+    if args.data:
+        args.case = "given"
+        CASES["given"] = (args.data, 0, 0, args.picks, "exact,neighbours,k_center", "")
+    cases = []
+    for name in args.case.split(",") if args.case else CASES:
+        cases.append(compare(name, args))
+        if args.json:
+            args.json.write_text(json.dumps(cases, indent=1, default=str))
+        if args.markdown:
+            args.markdown.write_text(table(cases, args))
 
 
 if __name__ == "__main__":

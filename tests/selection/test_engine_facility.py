@@ -234,7 +234,7 @@ def test_automatic_choice_is_stated(monkeypatch):
         return facility_location(x, 10, chosen=NONE, advance=ignore).notes["engine"]
 
     assert engine() == "exact"
-    monkeypatch.setattr(facility, "_EXACT", 1e6)
+    monkeypatch.setattr(facility, "_PATIENCE", 1e-5)
     assert engine() == "neighbours"
     monkeypatch.setattr(facility, "_DENSE", 2000)
     assert engine() == "dense"

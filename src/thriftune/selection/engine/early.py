@@ -143,7 +143,7 @@ class _Bounds:
         self.covers = [self.state.cover.copy()]
         self.gain, self.upper = gain, gain.copy()
         self.at = np.zeros(n, np.int32)  # after how many picks since then a gain was known
-        self.tried = np.zeros(n, np.int32)  # and a bound lowered
+        self.lowered = np.zeros(n, np.int32)  # for which owner a bound was lowered
         self.owner = np.zeros(n, np.int32)  # which pick since then last raised a row's cover
         # What sums of differences in single precision may be off by.
         self.noise = 1e-7 * float(gain.max(initial=0))
@@ -181,7 +181,7 @@ class _Bounds:
             if len(stale) == 0:
                 break
             # Most have lost nearly everything to the pick that covers them best, over the rows that it covers best.
-            hopeful = stale[(self.tried[stale] < now) & (self.owner[stale] > self.at[stale])]
+            hopeful = stale[(self.lowered[stale] != self.owner[stale]) & (self.owner[stale] > self.at[stale])]
             if len(hopeful):
                 self._lower(hopeful)
                 continue
@@ -227,7 +227,7 @@ class _Bounds:
         self.run(part, np.unique(owners).tolist())
         np.minimum(self.upper[rows], self.gain[rows] - lost, out=lost)
         self.upper[rows] = lost
-        self.tried[rows] = len(self.covers) - 1
+        self.lowered[rows] = self.owner[rows]
 
     def _update(self, rows: IntArray, least: float) -> None:
         """Bring the gains of ``rows`` up to date where cover has changed, or prove them below ``least``."""
