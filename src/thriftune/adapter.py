@@ -75,7 +75,6 @@ def load_tuned(
             "fine-tune again"
         )
     import torch
-    from safetensors import SafetensorError
 
     from thriftune.lora import lean
 
@@ -84,8 +83,9 @@ def load_tuned(
             warnings.simplefilter("ignore", FutureWarning)  # what peft still calls transformers by
             warnings.filterwarnings("error", message="Found missing adapter keys")  # they would be as before training
             wrapped = peft.PeftModel.from_pretrained(lm.model, str(adapter), is_trainable=False)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, UserWarning, SafetensorError) as error:
-        raise ModelError(f"the adapter {adapter} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # peft, torch and safetensors raise dozens of types
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"the adapter {adapter} cannot be loaded ({said}): restore it, or fine-tune again") from error
     # The base model now has the adapter's layers in it: everything that runs a plain model runs this one.
     model = wrapped.get_base_model().eval()
     lean(model, getattr(torch, lm.dtype))

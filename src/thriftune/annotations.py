@@ -115,6 +115,8 @@ class AnnotationStore:
             raise StudyError(f"{self.path}: {error}; see that it can be written and nothing else holds it") from error
         except sqlite3.IntegrityError:
             raise
+        except UnicodeDecodeError as error:  # in the text of an error about a damaged file
+            raise StudyError(f"{self.path} is damaged ({error}): restore it from a copy") from error
         except sqlite3.DatabaseError as error:
             raise StudyError(f"{self.path}: {error}; restore it from a copy if it is damaged") from error
 

@@ -138,7 +138,11 @@ def read_json(path: Path) -> Any:
         StudyError: the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half a character, which JSON can hold and no file of ours
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except FileNotFoundError:
         raise StudyError(f"{path} is missing: {_RERUN}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -174,7 +178,7 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise StudyError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): {_RERUN}") from error
 
 

@@ -67,8 +67,11 @@ def open_embeddings(file: Path, rows: int, checksum: str | None) -> FloatArray:
     if not file.exists():
         raise StudyError(f"{file.parent.name!r} has no embeddings: restore {file}, or score again under another --name")
     with reading(file):
-        # Not np.load, which also opens archives and pickles.
-        stored = np.lib.format.open_memmap(file, mode="r")
+        try:
+            # Not np.load, which also opens archives and pickles.
+            stored = np.lib.format.open_memmap(file, mode="r")
+        except Exception as error:  # the header is Python, and fails as Python does
+            raise ValueError(str(error)) from error
         if stored.ndim != 2 or stored.dtype.kind != "f" or not stored.shape[1]:
             raise ValueError(f"{stored.dtype} of shape {stored.shape}")
     if len(stored) != rows:

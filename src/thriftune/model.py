@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import pickle
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from thriftune.artifacts import file_digest, sync_directory
-from thriftune.errors import ModelError, require
+from thriftune.errors import ModelError, ThriftuneError, require
 
 _INSTALL = "'thriftune[score]'"
 _SAMPLE = 1 << 20
@@ -154,14 +156,15 @@ def _quiet(transformers: Any) -> None:
 def _load_tokenizer(spec: str, place: str, revision: str | None, trust_remote_code: bool) -> Any:
     import transformers
 
-    try:
+    with _explained(spec):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             place, revision=revision or "main", trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(_explain(spec, error)) from error
     if not tokenizer.is_fast:
-        raise ModelError(f"{spec} has no fast tokenizer, which is needed to tell the user's text from the template")
+        raise ModelError(
+            f"{spec} has no fast tokenizer, which is needed to tell the user's text from the template: choose another "
+            "model, or add its tokenizer.json"
+        )
     return tokenizer
 
 
@@ -190,14 +193,12 @@ def load(
     """
     transformers = require("transformers", command="thriftune score", install=_INSTALL)
     torch = require("torch", command="thriftune score", install=_INSTALL)
-    from safetensors import SafetensorError
-
     _quiet(transformers)
     place = locate(spec)
     tokenizer = _load_tokenizer(spec, place, revision, trust_remote_code)
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
-    try:
+    with _explained(spec):
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             place,
             revision=revision or "main",
@@ -206,13 +207,6 @@ def load(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    except pickle.UnpicklingError:  # an index may name any file
-        raise ModelError(
-            f"{spec!r} holds pickled weights, which can run code when loaded: save the model as safetensors "
-            "(save_pretrained does)"
-        ) from None
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_explain(spec, error)) from error
     # transformers fills what is missing at random: every score would be noise.
     absent = sorted([*loading["missing_keys"], *(str(k) for k in loading["mismatched_keys"])])
     if absent:
@@ -223,7 +217,7 @@ def load(
     try:
         model = model.to(device).eval()
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError(f"{spec} cannot be put on {device}: {error}") from error
+        raise ModelError(f"{spec} cannot be put on {device} ({error}): choose another --device") from error
     commit = getattr(model.config, "_commit_hash", None)
     return LanguageModel(model, tokenizer, spec, commit or fingerprint(Path(place)), device, dtype)
 
@@ -274,6 +268,8 @@ def fingerprint(directory: Path) -> str:
     for file in sorted(directory.glob("*")):
         if file.suffix not in {".json", ".jinja", ".safetensors", ".model", ".txt"}:
             continue
+        if not file.is_file():
+            continue
         size = file.stat().st_size
         digest.update(f"{file.name}:{size};".encode())
         with file.open("rb") as handle:
@@ -287,10 +283,30 @@ def fingerprint(directory: Path) -> str:
     return f"files-{digest.hexdigest()[:16]}"
 
 
-def _explain(spec: str, error: Exception) -> str:
+@contextlib.contextmanager
+def _explained(spec: str) -> Iterator[None]:
+    """What transformers, tokenizers, safetensors and the hub raise, which are dozens of types, as a ModelError."""
+    try:
+        yield
+    except ThriftuneError:
+        raise
+    except pickle.UnpicklingError:  # an index may name any file
+        raise ModelError(
+            f"{spec!r} holds pickled weights, which can run code when loaded: save the model as safetensors "
+            "(save_pretrained does)"
+        ) from None
+    except BaseException as error:
+        # A panic of Rust code is none of Python's exceptions.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(_explain(spec, error)) from error
+
+
+def _explain(spec: str, error: BaseException) -> str:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return f"{spec} needs code from its own repository: if you trust it, add --trust-remote-code"
     if any(sign in text.lower() for sign in ("connect", "offline", "resolve host", "timed out")):
         return f"cannot reach the model hub for {spec!r}: check the network, or give a local directory or GGUF file"
-    return f"{spec!r} cannot be loaded: {text[:300]}"
+    text = text or type(error).__name__
+    return f"{spec!r} cannot be loaded ({text[:300].rstrip('.')}): check its files, or download it anew"

@@ -66,7 +66,9 @@ class Renderer:
                 block, laid, encoded["input_ids"], encoded["offset_mapping"], strict=True
             ):
                 if not ids:
-                    raise ModelError(f"prompt {prompt.id!r} becomes no token at all with this model's tokenizer")
+                    raise ModelError(
+                        f"prompt {prompt.id!r} becomes no token at all with this model's tokenizer: leave it out"
+                    )
                 rendered.append(self._cut(prompt, np.array(ids, np.int64), np.array(offsets, np.int64), spans))
         return rendered
 
@@ -118,17 +120,19 @@ class Renderer:
         return self._pieces[roles]
 
     def _apply(self, turns: Sequence[Message], prompt_id: str, answer: str | None = None) -> str:
-        import jinja2
-
         chat = list(turns) if answer is None else [*turns, Message(role="assistant", content=answer)]
         try:
             return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=answer is None))
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template can fail in every way that code can
             if len(turns) > 1 and turns[0]["role"] == "system" and turns[1]["role"] == "user":
                 # Some templates know no system turn (Gemma's): it then leads the user's first turn.
                 first = Message(role="user", content=f"{turns[0]['content']}\n\n{turns[1]['content']}")
                 return self._apply([first, *turns[2:]], prompt_id, answer)
-            raise ModelError(f"the model's chat template refuses prompt {prompt_id!r}: {error}") from error
+            said = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ModelError(
+                f"the model's chat template refuses prompt {prompt_id!r} ({said}): leave the prompt out, or mend the "
+                "template"
+            ) from error
 
     def _cut(self, prompt: Prompt, ids: IntArray, offsets: IntArray, spans: list[tuple[int, int, str]]) -> Rendered:
         begin, end = offsets[:, 0], offsets[:, 1]

@@ -7,6 +7,8 @@ import torch
 
 from thriftune import model
 from thriftune.errors import ModelError
+from thriftune.render import Renderer
+from thriftune.types import Prompt
 
 
 def test_loads_a_directory_in_the_dtype_asked_for(tiny_model):
@@ -99,3 +101,27 @@ def test_a_checkpoint_without_a_head_is_refused(tiny_model, tmp_path):
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="lacks weights .*lm_head"):
         model.load(str(directory), device="cpu")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_whatever_the_libraries_raise_is_a_model_error(tiny_model, tmp_path, name):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    file = tmp_path / "model" / name
+    file.unlink()
+    file.write_text('{"vocab_size": null, "model_type": "llama"}' if name == "config.json" else "{")
+    with pytest.raises(ModelError, match="check its files, or download it anew"):
+        model.load(str(tmp_path / "model"), dtype="float32", device="cpu")
+
+
+def test_a_directory_where_a_file_should_be(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "notes.json").mkdir()
+    assert model.load(str(tmp_path / "model"), dtype="float32", device="cpu").revision.startswith("files-")
+
+
+def test_a_template_that_fails_in_any_way_is_refused(tiny_model):
+    lm = model.load(str(tiny_model), dtype="float32", device="cpu")
+    for template in ("{{ 1 / 0 }}", "{% for i in range(10**9) %}{% endfor %}", "{{ messages[5].content.x }}", "{{"):
+        lm.tokenizer.chat_template = template
+        with pytest.raises(ModelError, match=r"chat template refuses prompt 'a' \(.*mend the template"):
+            Renderer(lm.tokenizer, 64).render([Prompt("a", "x")])

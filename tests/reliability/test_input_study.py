@@ -59,7 +59,7 @@ def test_json_of_a_study(patient, times, campaign):
     """Every JSON file with values of other types, keys left out, bytes changed; NaN, bombs, other encodings."""
     files = [f for f in patient.files("*.json*") if f.name != "model.json"]
     spoilers = ("truncated", "mutated", "byte order marks", "UTF-16 and others", "NUL bytes", "nested JSON bombs")
-    for seed in range(times(40, 2400)):
+    for seed in range(times(30, 1500)):
         rng = random.Random(f"json{seed}")
         file = rng.choice(files)
         data = (patient.root / file).read_bytes()
@@ -99,7 +99,7 @@ def test_newer_versions(patient, times, campaign):
 def test_parquet_of_a_study(patient, times, campaign):
     """Every table with columns of other types or missing, rows gone, doubled or moved, values missing."""
     files = patient.files("*.parquet")
-    for seed in range(times(40, 1500)):
+    for seed in range(times(30, 800)):
         rng = random.Random(f"parquet{seed}")
         file = rng.choice(files)
         table = read_table(patient.root / file)
@@ -123,7 +123,7 @@ def test_corrupted_parts(patient, times, campaign, tmp_path):
     """A changed byte is found and named, or it says nothing: the rows are the same."""
     files = [f for f in patient.files("*.parquet") if "cells" not in f.parts] + patient.files("*.npy")
     unnoticed = 0
-    for seed in range(times(60, 1000)):
+    for seed in range(times(40, 500)):
         rng = random.Random(f"part{seed}")
         file = rng.choice(files)
         data = bytearray((patient.root / file).read_bytes())

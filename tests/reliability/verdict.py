@@ -21,8 +21,8 @@ from thriftune.errors import ThriftuneError, ThriftuneWarning
 _PASSING = re.compile(r"\..*\.lock\Z|.*\.sqlite-(wal|shm|journal)\Z")
 # A message ends in what to do next: one of these verbs, as an instruction.
 _ADVICE = re.compile(
-    r"\b(add|ask|change|check|choose|close|convert|cut|delete|export|fine-tune|finish|get|give|has to|install|leave"
-    r"|look|lower|make|mend|name|needs|pip|put|raise|remove|rename|rerun|rest|restore|run|save|say|score|see|set|swap|take"
+    r"\b(add|ask|change|check|choose|close|convert|cut|delete|evaluate|export|fine-tune|finish|get|give|has to|install"
+    r"|leave|look|lower|make|mend|name|needs|pip|put|raise|remove|rename|rerun|rest|restore|run|save|say|score|see|set|swap|take"
     r"|must|should|did you mean|unpack|upgrade|use|wait|write)\b"
 )
 _LONGEST = 4000

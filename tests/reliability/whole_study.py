@@ -53,7 +53,11 @@ def make(root: Path, model: Path) -> Study:
     study.write_selection("first", chosen, {"run": "default", "warnings": [], "summary": {}})
     study.annotations.add([Annotation(i, f"answer {i}", "ann", seconds=3.0) for i in ids[:8]])
     write_bench(study, "old", budgets=(50, 100), seeds=2)
-    write_model(study, "first", selection="first", config={"method": "lora", "model": str(model)})
+    base = {"model": str(model), "revision": revision}
+    write_model(study, "first", selection="first", config={"method": "lora", "model": str(model)}, base=base)
+    tuned = study.model_directory("first") / "model"
+    tuned.mkdir()
+    (tuned / "config.json").write_text("{}")
     for name in ("base", "first"):
         write_evaluation(study, name, revision=revision, dtype="float32", base={"revision": revision}, parts=[])
     verdict = Judgement("k", ids[0], "m", "t", "base", "first", "first", "A", "stop", 9, 1, 1, "2026-01-01")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thriftune.artifacts import read_record, read_table
+from thriftune.artifacts import read_record, read_table, reading
 from thriftune.evaluation.heldout import HELDOUT
 from thriftune.evaluation.metrics import higher_is_better
 from thriftune.evaluation.summary import Estimate, Summary, changes, columns, paired, summary_of
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MINUS = "\u2212"
 _NLL = "nll"
+_TYPES = {**dict.fromkeys(("suite", "task", "item", "metric"), "string"), "value": "double"}
 
 
 def show(study: Study, file: Path, console: Console) -> None:
@@ -29,7 +30,7 @@ def show(study: Study, file: Path, console: Console) -> None:
     """
     from rich.table import Table
 
-    record, found = read_record(file), columns(read_table(file))
+    record, found = _read(file)
     base, why = _base(study, file.stem, record)
     suites = list(dict.fromkeys(suite for suite, _ in found))
     compared = False
@@ -72,6 +73,15 @@ def show(study: Study, file: Path, console: Console) -> None:
     console.print(str(file), soft_wrap=True, markup=False)
 
 
+def _read(file: Path) -> tuple[dict[str, Any], dict[tuple[str, str], dict[Any, float]]]:
+    record = read_record(file)
+    with reading(file):
+        named = [record["model"], *(part["task"] for part in record.get("parts", []) if "settings" in part)]
+        if not all(isinstance(name, str) for name in named) or not isinstance(record.get("base") or {}, dict):
+            raise TypeError("its record is no evaluation's")
+        return record, columns(read_table(file, types=_TYPES))
+
+
 def _line(table: Any, label: str, summary: Summary, remark: str, tasks: int, *, signed: bool = False) -> None:
     cells = [_number(summary.items, signed)]
     if tasks > 1:
@@ -109,10 +119,10 @@ def _base(
         return None, ""
     for other in reversed(study.evaluations()):
         file = study.evaluation_file(other)
-        theirs = read_record(file)
+        theirs, values = _read(file)
         same = theirs.get("revision") == base.get("revision") and theirs.get("dtype") == record.get("dtype")
         if other != name and same:
-            return (other, theirs, columns(read_table(file))), (
+            return (other, theirs, values), (
                 f"{other} has no task with the same items and settings: evaluate both models alike for their difference"
             )
     dtype = "" if record.get("dtype") == "float32" else f" --dtype {record.get('dtype')}"
