@@ -89,7 +89,7 @@ def open_engine(config: ScoreConfig) -> Engine:
         temperature=0.0,
         max_tokens=config.max_new_tokens,
         logprobs=config.top_logprobs,
-        prompt_logprobs=0 if config.prompt_nll else None,
+        prompt_logprobs=1 if config.prompt_nll else None,
     )
     commit = getattr(settings, "_commit_hash", None)
     return Engine(
