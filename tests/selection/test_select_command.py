@@ -48,7 +48,8 @@ def test_parameters_and_certificate(make_study: Callable[..., Study]) -> None:
     study = make_study()
     arguments = ("--strategy", "k_center", "--budget", "10%", "--param", "start=random", "--seed", 3, "--name", "mine")
     out = " ".join(run(select.command, study.path, *arguments).split())
-    assert "(score run default, seed 3, start random, transform centre_l2, duplicates last)" in out
+    assert "(score run default, seed 3, start random, " in out
+    assert "transform centre_l2, duplicates last)" in out
     assert "Proven: every prompt lies within" in out
     assert study.selection("mine")[2]["params"]["start"] == "random"
 

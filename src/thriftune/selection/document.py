@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from thriftune.selection.measured import conditions
 from thriftune.selection.present import facts, needs_in_words, parameter_lines
 from thriftune.selection.registry import strategies
 
@@ -12,12 +13,20 @@ other installed packages. Choose one with `thriftune select STUDY --strategy NAM
 `--param NAME=VALUE`. Higher scores mean more uncertain. Ties go to the lower id, and a prompt whose text was picked or
 annotated already comes last (`--duplicates keep` treats every row alike).
 """
+_COSTS = """
+Strategies that go by costs take a sum of money instead of a number of prompts: with `--costs COLUMN --budget-cost C`
+the picks cost C together at most. COLUMN is a column of numbers of the pool file, else `n_chars`, else a number of the
+score run such as `n_prompt_tokens`.
+"""
 
 
 def markdown() -> str:
     """The page, built-in strategies only."""
     ours = [s for s in strategies().values() if s.built_in]
-    lines = [_HEAD, "| name | needs | reads task labels |", "|---|---|---|"]
+    lines = [_HEAD + _COSTS]
+    if conditions():
+        lines += [f"Measured with `python benchmarks/strategies.py`: {conditions()}.", ""]
+    lines += ["| name | needs | reads task labels |", "|---|---|---|"]
     lines += [f"| [{s.name}](#{s.name}) | {needs_in_words(s)} | {'yes' if s.uses_tasks else 'no'} |" for s in ours]
     for s in ours:
         lines += ["", f"## {s.name}", "", s.description, ""]

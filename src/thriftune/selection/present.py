@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from thriftune.selection.measured import conditions, measured
 from thriftune.selection.registry import Strategy
 from thriftune.selection.store import Chosen
 from thriftune.study import Study
@@ -152,6 +153,8 @@ def show_strategy(strategy: Strategy, console: Console) -> None:
         console.print(Text(line))
     for line in parameter_lines(strategy):
         console.print(Text(f"  --param {line}"))
+    if strategy.built_in and measured(strategy.name):
+        console.print(Text(f"\nMeasured: {conditions()}."))
 
 
 def needs_in_words(strategy: Strategy) -> str:
@@ -165,7 +168,7 @@ def _score(named: str) -> str:
 
 
 def facts(strategy: Strategy) -> list[str]:
-    """Needs, prefix property, randomness and source, a line each."""
+    """Needs, prefix property, randomness, source and measured time, a line each."""
     lines = [f"needs: {needs_in_words(strategy)}"]
     if strategy.uses:
         lines.append(f"uses where given: {', '.join(strategy.uses)}")
@@ -176,6 +179,9 @@ def facts(strategy: Strategy) -> list[str]:
     lines.append(f"randomised: {_flag(strategy.randomised)}")
     lines.append(f"a selection may be cut to a smaller budget: {_flag(strategy.prefix)}")
     lines.append(f"source: {strategy.source}")
+    took = measured(strategy.name) if strategy.built_in else ""
+    if took:
+        lines.append(f"measured: {took}")
     return lines
 
 
