@@ -39,6 +39,27 @@ def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) ->
     centres, labels = clusters(sim.a, max(1, round(n / _CLUSTER)), run)
     order, bounds = by_label(labels, len(centres))
     near = _near_clusters(centres, np.diff(bounds) > 0, probes, run)
+    index, value = _join(sim, order, bounds, near, degree, run)
+    zeros = np.zeros(degree, np.float32)
+
+    def to_similarity(first: int) -> None:
+        part = slice(first, first + _TILE)
+        index[part] = np.where(index[part] >= 0, order[index[part]], -1)
+        if sim.gamma is None:
+            value[part] += 1
+        scale_to_similarity(value[part], np.zeros(len(value[part]), np.float32), zeros, np.float32(sim.scale))
+
+    run(to_similarity, range(0, n, _TILE))
+    back = np.empty(n, np.int64)
+    back[order] = np.arange(n)
+    return index[back], value[back]
+
+
+def _join(
+    sim: Similarity, order: IntArray, bounds: IntArray, near: IntArray, degree: int, run: Run[Any]
+) -> tuple[IntArray, FloatArray]:
+    """The graph of the rows in the ``order`` of their clusters: places in it, and products less half lengths."""
+    n = len(sim)
     a = np.ascontiguousarray(sim.a[order])
     # Under cosine all rows count as unit vectors: minus half the squared distance is then the product less 1.
     half = np.full(n, 0.5, np.float32) if sim.gamma is None else sim.half[order]
@@ -70,20 +91,7 @@ def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) ->
                         join_columns(g, half[i], half[j], i.start, value[j], index[j], worst[j])
 
     run(join, list(by_first))
-    found = index >= 0
-    rows = np.where(found, order[np.maximum(index, 0)], -1).astype(np.int32)
-    zeros = np.zeros(degree, np.float32)
-
-    def to_similarity(first: int) -> None:
-        part = slice(first, first + _TILE)
-        if sim.gamma is None:
-            value[part] += 1
-        scale_to_similarity(value[part], np.zeros(len(value[part]), np.float32), zeros, np.float32(sim.scale))
-
-    run(to_similarity, range(0, n, _TILE))
-    back = np.empty(n, np.int64)
-    back[order] = np.arange(n)
-    return rows[back], value[back]
+    return index, value
 
 
 def _slices(begin: int, end: int) -> list[slice]:
