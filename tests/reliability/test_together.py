@@ -43,7 +43,7 @@ def finished(bases: Bases, case: Case) -> tuple[dict[str, Any], list[str], float
 def test_two_at_once_do_not_harm_each_other(
     bases: Bases, case: Case, times: Callable[[int, int], int], campaign: dict[str, Any]
 ) -> None:
-    count = times(case.name in ("init", "score", "import", "select"), _SLOW.get(case.name, 10))
+    count = times(case.name in ("init", "import", "select"), _SLOW.get(case.name, 10))
     if not count:
         pytest.skip("in full only")
     whole, left, seconds = finished(bases, case)
@@ -124,7 +124,7 @@ def disk(bases: Bases) -> Iterator[Path]:
 def test_a_stage_whose_disk_fills_says_so_and_goes_on_when_there_is_room(
     bases: Bases, disk: Path, case: Case, times: Callable[[int, int], int], campaign: dict[str, Any]
 ) -> None:
-    count = times(case.name in ("init", "score", "import", "export"), _SLOW.get(case.name, 10))
+    count = times(case.name in ("init", "import", "score"), _SLOW.get(case.name, 10))
     if not count:
         pytest.skip("in full only")
     bases.lay(case.base)

@@ -7,6 +7,7 @@ to send itself a signal in place of the nth.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import importlib
 import json
@@ -56,6 +57,7 @@ def main() -> None:
 
 
 def _child(request: dict[str, Any]) -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a test that fails leaves no process behind
     while "hold" in request and not os.path.exists(request["hold"]):
         time.sleep(0.002)
     signal.signal(signal.SIGINT, signal.default_int_handler)
