@@ -237,3 +237,28 @@ def test_a_token_is_made_up_where_none_is_given(tmp_path: Path) -> None:
 
 def test_here_nobody_needs_one(server: Server) -> None:
     assert server.address.startswith("http://127.0.0.1:") and "token" not in server.address
+
+
+def test_replies_are_not_held_back_for_an_acknowledgement() -> None:
+    """asyncio turns Nagle's algorithm off for sockets that it knows to be TCP; these are then all that are accepted."""
+    import asyncio
+    import socket
+
+    from thriftune.annotation.web.serve import bind
+
+    seen: list[int] = []
+
+    async def serve_one() -> None:
+        listener = bind("127.0.0.1", 0, search=False)
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(answer, sock=listener):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            await reader.read()
+            writer.close()
+
+    asyncio.run(serve_one())
+    assert seen and seen[0]

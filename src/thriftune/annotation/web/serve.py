@@ -45,7 +45,9 @@ def bind(host: str, port: int, *, search: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     last: OSError | None = None
     for candidate in range(port, min(port + (_TRIES if search and port else 1), 65536)):
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # The protocol by its number: without it asyncio does not know TCP, and leaves each reply's second packet
+        # waiting 40 ms for the acknowledgement of its first.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, candidate))
