@@ -41,17 +41,15 @@ def main(directory: str, ours: str, theirs: str) -> None:
         truth = np.nan_to_num(one[name].to_numpy().astype(float))
         shown = [(name, np.nan_to_num(two[name].to_numpy().astype(float)))]
         if name in BOUNDED:
-            upper = two[f"{name}_upper"].to_numpy().astype(float)
-            shown += [(f"{name} (upper)", upper), (f"{name} (middle)", (shown[0][1] + upper) / 2)]
+            lower, upper = (two[f"{name}_{end}"].to_numpy().astype(float) for end in ("lower", "upper"))
+            shown += [(f"{name} (lower)", lower), (f"{name} (upper)", upper)]
         for label, found in shown:
             ranks = [scipy.stats.spearmanr(truth[k], found[k]).statistic for k in (slice(None), same)]
             gap = np.abs(truth - found)[same]
             print(f"{label:22} {ranks[0]:8.3f} {ranks[1]:15.3f} {np.median(gap):8.4f} {gap.max():27.4f}")
         if name in BOUNDED:
-            inside = ((shown[0][1] <= truth + 1e-3) & (truth <= upper + 1e-3))[same].mean()
-            print(
-                f"  bounds of equal drafts hold ours in {inside:.1%}, width {np.median(upper - shown[0][1]):.4f} median"
-            )
+            inside = ((lower <= truth + 1e-3) & (truth <= upper + 1e-3))[same].mean()
+            print(f"  bounds of equal drafts hold ours in {inside:.1%}, width {np.median(upper - lower):.4f} median")
     tail = two["mean_tail"].to_numpy()
     print(f"probability not reported: {np.median(tail):.4f} median of the means, {tail.max():.4f} largest")
 

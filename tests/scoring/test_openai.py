@@ -66,7 +66,11 @@ def test_columns(study):
     assert table["mean_margin"][5] == pytest.approx(1 - ((p - 0.1) + 0.7) / 2, rel=1e-6)
     assert table["min_margin"][5] == pytest.approx(1 - (p - 0.1), rel=1e-6)
     assert table["mean_tail"][5] == pytest.approx((1 - p - 0.15 + 0.05) / 2, rel=1e-5)
-    assert table["mean_entropy"][5] <= table["mean_entropy_upper"][5]
+    assert table["mean_entropy"][5] == pytest.approx(
+        (table["mean_entropy_lower"][5] + table["mean_entropy_upper"][5]) / 2
+    )
+    assert table["mean_entropy_lower"][5] < table["mean_entropy_upper"][5]
+    assert table["max_entropy_lower"][5] < table["max_entropy"][5] < table["max_entropy_upper"][5]
     assert table["max_entropy"][5] == pytest.approx(max(table["token_entropies"][5]))
     assert table["response"][5] == "yes" and table["token_ends"][5] == [3, 3] and table["n_steps"][5] == 2
     assert table["n_prompt_tokens"][5] == 7 and table["end_scored"][5] and not table["hit_limit"][5]

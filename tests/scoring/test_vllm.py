@@ -84,7 +84,7 @@ def test_columns_agree_with_transformers(tmp_path, tiny_model, engine):
     for name in ("least_confidence", "mean_nll", "mean_margin", "min_margin", "prompt_nll"):
         np.testing.assert_allclose(theirs[name], ours[name], atol=1e-3, err_msg=name)
     for name in ("mean_entropy", "max_entropy"):
-        assert (np.array(theirs[name]) <= np.array(ours[name]) + 1e-4).all()
+        assert (np.array(theirs[f"{name}_lower"]) <= np.array(ours[name]) + 1e-4).all()
         assert (np.array(ours[name]) <= np.array(theirs[f"{name}_upper"]) + 1e-4).all()
     assert theirs["end_scored"] == [not h for h in ours["hit_limit"]]
     manifest = read_json(directory / "manifest.json")
@@ -101,6 +101,7 @@ def test_all_log_probabilities_give_the_entropy_itself(tmp_path, tiny_model, eng
     ours, theirs = study.scores("default"), study.scores("vllm")
     for name in ("mean_entropy", "max_entropy"):
         np.testing.assert_allclose(theirs[name], ours[name], atol=1e-3)
+        np.testing.assert_allclose(theirs[f"{name}_lower"], ours[name], atol=1e-3)
         np.testing.assert_allclose(theirs[f"{name}_upper"], ours[name], atol=1e-3)
     assert "prompt_nll" not in theirs.column_names
 

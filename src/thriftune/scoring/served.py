@@ -51,7 +51,7 @@ class Served:
 
 
 def served_table(rows: IntArray, answers: Sequence[Served], vocabulary: int) -> pa.Table:
-    """Rows of a part: the columns of any score run, and what is known of the entropy besides its lower bound.
+    """Rows of a part: the columns of any score run, entropies as the middle of their bounds; and these.
 
     Args:
         rows: (m,) pool row of each prompt.
@@ -66,7 +66,9 @@ def served_table(rows: IntArray, answers: Sequence[Served], vocabulary: int) -> 
 
     found = [bounds(a.chosen, a.top, vocabulary) for a in answers]
     nothing = aggregate(np.zeros(1), np.zeros(1), np.zeros(1))
-    scores = [aggregate(b.lower, b.nll, b.margin) if len(b.nll) else nothing for b in found]
+    # Off by half the distance of the bounds at most; ranks prompts better than either of them (docs/backends.md).
+    middle = [(b.lower + b.upper) / 2 for b in found]
+    scores = [aggregate(h, b.nll, b.margin) if len(h) else nothing for h, b in zip(middle, found, strict=True)]
     columns: dict[str, Any] = {"row": pa.array(rows, pa.int64())}
     for name in scores[0]:
         columns[name] = pa.array([s[name] for s in scores], pa.float32())
@@ -80,8 +82,10 @@ def served_table(rows: IntArray, answers: Sequence[Served], vocabulary: int) -> 
         "response": pa.array([a.response for a in answers], pa.large_string()),
         "token_ids": pa.array([a.tokens for a in answers], pa.list_(pa.int32())),
         "token_ends": pa.array([a.ends for a in answers], pa.list_(pa.int32())),
-        "token_entropies": pa.array([b.lower for b in found], pa.list_(pa.float32())),
+        "token_entropies": pa.array(middle, pa.list_(pa.float32())),
         "token_margins": pa.array([b.margin for b in found], pa.list_(pa.float32())),
+        "mean_entropy_lower": pa.array([_of(np.mean, b.lower) for b in found], pa.float32()),
+        "max_entropy_lower": pa.array([_of(np.max, b.lower) for b in found], pa.float32()),
         "mean_entropy_upper": pa.array([_of(np.mean, b.upper) for b in found], pa.float32()),
         "max_entropy_upper": pa.array([_of(np.max, b.upper) for b in found], pa.float32()),
         "mean_tail": pa.array([_of(np.mean, b.tail) for b in found], pa.float32()),
