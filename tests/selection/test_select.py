@@ -39,7 +39,7 @@ def test_arrays_candidates_and_studies_give_the_same_picks(make_study: Callable[
     study = make_study()
     candidates = study.candidates()
     of_study = thriftune.select(study, strategy="k_center", budget=7)
-    assert of_study.params == {"start": "mean", "transform": "centre_l2", "duplicates": "last"}
+    assert of_study.params == {"start": "mean", "device": "cpu", "transform": "centre_l2", "duplicates": "last"}
     assert thriftune.select(study.path, strategy="k_center", budget=7).ids.tolist() == of_study.ids.tolist()
     assert thriftune.select(str(study.path), "k_center", "7").ids.tolist() == of_study.ids.tolist()
     of_candidates = thriftune.select(candidates, "k_center", 7, transform="centre_l2")

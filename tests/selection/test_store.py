@@ -32,7 +32,12 @@ def test_what_is_stored_says_what_made_it(make_study: Callable[..., Study]) -> N
     assert record["budget"] == 6
     assert record["seed"] == 4
     assert record["run"] == "default"
-    assert record["params"] == {"start": "random", "transform": "centre_l2", "duplicates": "last"}
+    assert record["params"] == {
+        "start": "random",
+        "device": "cpu",
+        "transform": "centre_l2",
+        "duplicates": "last",
+    }
     assert record["certificate"]["radius"] == 2 * record["certificate"]["lower_bound"]
     assert record["summary"]["picks"] == 6
     assert record["warnings"] == chosen.warnings

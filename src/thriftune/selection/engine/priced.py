@@ -85,8 +85,11 @@ def facility_location_for(
     start = Greedy(np.zeros(len(rows), np.float32), np.zeros(len(rows), bool))
     start.taken[group[chosen]] = True
     cost = costs[rows]
-    exact = engine != "neighbours" and (engine != "auto" or float(len(rows)) ** 2 * x.shape[1] <= _EXACT)
-    start.notes.update(engine="exact" if exact else "neighbours", **whole.notes())
+    size = float(len(rows)) ** 2 * x.shape[1]
+    exact = engine != "neighbours" and (engine != "auto" or size <= _EXACT)
+    because = "asked for" if engine != "auto" else f"n^2 d = {size:.1e} {'<=' if exact else '>'} {_EXACT:.1e}"
+    # With costs a matrix of all similarities serves nothing: `dense` is exact, too.
+    start.notes.update(engine="exact" if exact else "neighbours", engine_because=because, **whole.notes())
     by_cost = Terms(np.zeros(len(rows)), cost, cost, money)
     by_gain = replace(by_cost, price=np.ones(len(rows)))
     runs: dict[str, Greedy] = {}
