@@ -189,7 +189,9 @@ def test_a_server_embeds_and_long_texts_are_cut(scored, monkeypatch):
 
     def behave(body, _number):
         if any(len(t) > 30 for t in body["input"]):
-            return Status(400, {"error": {"message": "input is larger than the max context size"}})
+            return Status(
+                500, {"error": {"message": "input (3001 tokens) is too large to process"}}
+            )  # llama.cpp's words
         rows = [{"index": i, "embedding": [float(len(t)), 1.0]} for i, t in enumerate(body["input"])]
         return Raw(json.dumps({"data": rows, "usage": {"prompt_tokens": 3, "total_tokens": 3}}).encode())
 

@@ -184,9 +184,10 @@ class Endpoint:
                 if reply is None:
                     return
                 asked = deliver(reply)
-            self._failed_in_a_row = 0 if reply.completion else self._failed_in_a_row + 1
-            if self._failed_in_a_row >= _IN_A_ROW:
-                raise EndpointError(f"{_IN_A_ROW} prompts in a row failed at {self.url}, the last: {reply.error}")
+                self._failed_in_a_row = 0 if reply.completion or asked else self._failed_in_a_row + 1
+                if self._failed_in_a_row >= _IN_A_ROW:
+                    what = f"{_IN_A_ROW} prompts in a row failed at {self.url}, the last: {reply.error}"
+                    raise EndpointError(what)
             if self.spending.refused:
                 return
 

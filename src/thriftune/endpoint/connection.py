@@ -131,7 +131,9 @@ class Connection:
         text = message_of(response.content, self._key)
         if status == 429 and "insufficient_quota" in response.text:
             raise EndpointError(f"{self.url} says that the account is empty: {text}")
-        if status in _BUSY:
+        # llama.cpp's word for a text that is too long to be embedded; no retry makes it shorter.
+        unfit = status in {400, 413, 422} or (status == 500 and "too large to process" in text)
+        if status in _BUSY and not unfit:
             wait = retry_after(response.headers)
             if wait is not None and wait > _PATIENCE:
                 raise EndpointError(f"{self.url} asks to wait {wait / 60:.0f} minutes ({text}): run this again then")
@@ -139,7 +141,7 @@ class Connection:
             raise Trouble(f"status {status}: {text}", tries=again, billed=billed, down=down, wait=wait)
         if status in {400, 422} and (self._adapt(text) or body != self._body(request)):
             return await self.complete(client, request)
-        if status in {400, 413, 422}:
+        if unfit:
             raise Trouble(f"refused (status {status}): {text}", tries=0)
         raise EndpointError(await self._refusal(client, response, text, request.route))
 
