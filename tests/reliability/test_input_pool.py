@@ -192,7 +192,7 @@ def test_any_json(tmp_path, times, campaign):
     maker = Maker(tmp_path)
     named = st.none() | st.sampled_from(("prompt", "messages", "none", "x", "", "id"))
 
-    @settings(max_examples=times(60, 2000), derandomize=times(1, 0) == 1, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=times(60, 1000), derandomize=times(1, 0) == 1, suppress_health_check=list(HealthCheck))
     @given(ROWS, st.booleans(), named, named, named, st.sampled_from((0, 1, 5)))
     def check(found, lines, prompt, identifier, response, holdout):
         kind = "jsonl" if lines else "json"

@@ -12,6 +12,8 @@ from typing import Any
 from thriftune.errors import PoolError
 from thriftune.pool.rows import LONGEST_DOCUMENT, LONGEST_LINE, Line, Reject, Row, lines, shown, skip_mark
 
+_PIECE = 1 << 24
+
 
 def read_json(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Reject]:
     """JSON lines whatever the name says, unless the first line shows a document (an array, a pretty-printed object).
@@ -35,7 +37,11 @@ def read_json(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Reje
         data = b""
         for line in filled:
             data += b"\n" * (line.number - 1 - data.count(b"\n")) + line.data  # errors are named by their line
-        data += stream.read(LONGEST_DOCUMENT)
+        pieces = [data]
+        # In pieces: a reader that is asked for a GiB makes room for it at once.
+        while sum(map(len, pieces)) <= LONGEST_DOCUMENT and (piece := stream.read(_PIECE)):
+            pieces.append(piece)
+        data = b"".join(pieces)
         if len(data) > LONGEST_DOCUMENT:
             raise PoolError(
                 f"{path} is a JSON document of more than {LONGEST_DOCUMENT >> 20:,} MiB: write one object a line, e.g. "
