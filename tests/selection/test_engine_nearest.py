@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thriftune.selection.engine import nearest
+from thriftune.selection.engine import nearest, neighbours
 from thriftune.selection.engine.blocks import workers
 
 generator = np.random.default_rng(0)
@@ -39,6 +39,15 @@ def test_the_graph_finds_nearly_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows.shape == cosines.shape == (900, 7)
     assert not (rows == np.arange(900)[:, None]).any()
     assert np.mean([len(set(a) & set(b)) / 7 for a, b in zip(rows, want, strict=True)]) > 0.95
+
+
+def test_the_graph_finds_nearly_all_with_clusters_of_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest, "_EXACT", 0)
+    monkeypatch.setattr(neighbours, "_CLUSTER", 20)
+    monkeypatch.setattr(neighbours, "_MANY", 10)
+    rows, _ = found(7)
+    want, _ = expected(7)
+    assert np.mean([len(set(a) & set(b)) / 7 for a, b in zip(rows, want, strict=True)]) > 0.9
 
 
 def test_no_neighbours() -> None:

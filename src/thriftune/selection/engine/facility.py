@@ -22,9 +22,9 @@ Kernel = Literal["rbf", "cosine"]
 Engine = Literal["auto", "exact", "neighbours", "dense"]
 
 _DENSE = 1024  # pools so small are quickest with all similarities at hand
-# The exact engine's CPU seconds for each n * n * d, measured at 10,000 and 30,000 x 384 on a core that multiplies at
-# 97 GF/s (benchmarks/select.py). No clock is read here, so that a pool always gets the same engine.
-_EXACT_SECONDS = 3.3e-11
+# The exact engine's CPU seconds for each n * n * d: 3.3e-11 at 10,000 x 384, 4.4e-11 at 100,000 x 384 on a busy one,
+# cores that multiply at 97 GF/s (benchmarks/select.py). No clock is read, so that a pool always gets the same engine.
+_EXACT_SECONDS = 4e-11
 _PATIENCE = 240.0  # CPU seconds; two minutes on two cores
 _EDGES = 1000  # pairs kept per row by the exact engine
 
