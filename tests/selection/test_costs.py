@@ -238,6 +238,7 @@ def test_interrupted_it_keeps_what_was_bought(monkeypatch: pytest.MonkeyPatch) -
             "k_center does not go by costs: take one of facility_location, we",
         ),
         ({"budget_cost": 5, "tasks": list("aab"), "at_most": {"task": 1}}, "quotas count prompts and do not go with"),
+        ({"budget_cost": 5, "device": "cuda"}, "with costs there is no work for a GPU: leave device=cuda out"),
         ({"budget_cost": 5, "annotated": np.ones(3, bool)}, "all 3 prompts are annotated"),
     ],
 )

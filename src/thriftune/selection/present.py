@@ -150,7 +150,7 @@ def show_strategy(strategy: Strategy, console: Console) -> None:
         console.print(Text(" ".join(paragraph.replace("``", "").split())))
     console.print()
     for line in facts(strategy):
-        console.print(Text(line))
+        console.print(Text(line.replace("`", "")))
     for line in parameter_lines(strategy):
         console.print(Text(f"  --param {line}"))
     if strategy.built_in and measured(strategy.name):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from thriftune.errors import StrategyError
 from thriftune.progress import progress
 from thriftune.selection.registry import strategy
 from thriftune.types import Candidates, Picks
@@ -55,6 +56,8 @@ def facility_location(
 
     assert candidates.embeddings is not None
     if budget_cost is not None:
+        if device != "cpu":
+            raise StrategyError(f"with costs there is no work for a GPU: leave device={device} out")
         return _for_money(candidates, budget_cost, kernel, gamma, engine)
     with progress("facility_location", budget, "picks") as advance:
         found = greedy(
