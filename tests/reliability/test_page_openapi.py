@@ -55,7 +55,7 @@ def test_made_up_requests(
 
     schema = schemathesis.openapi.from_dict(described)
     seen: Counter[int] = Counter()
-    examples = times(5, 250) if token else times(2, 60)
+    examples = times(4, 120) if token else times(2, 40)
     with httpx.Client(base_url=server.root, timeout=30) as client:
         if token:
             client.headers["authorization"] = f"Bearer {TOKEN}"
