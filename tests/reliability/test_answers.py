@@ -77,7 +77,7 @@ def test_a_held_database_is_waited_for_and_then_complained_of(
     database = bases.study / "annotations.sqlite"
     rng, everything, refused, slowest = random.Random(6), Told(), 0, 0.0
     for number in range(times(4, 40)):
-        seconds = rng.uniform(0.1, 0.6) if number % 2 else rng.uniform(1.8, 2.5)
+        long = number % 2 == 0
         holder = sqlite3.connect(database, isolation_level=None)
         savers = Savers(port, prompts(bases.study), seed=number)
         time.sleep(rng.uniform(0.0, 0.1))
@@ -86,8 +86,12 @@ def test_a_held_database_is_waited_for_and_then_complained_of(
                 with contextlib.suppress(sqlite3.OperationalError):
                     holder.execute(rng.choice(["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"]))
                     break
-            before = len(savers.told.answers)
-            time.sleep(seconds)
+            before, began = len(savers.told.answers), time.monotonic()
+            if long:
+                while not savers.told.refused and time.monotonic() < began + 60:
+                    time.sleep(0.05)
+            time.sleep(rng.uniform(0.1, 0.6))
+            held = time.monotonic() - began
             assert len(savers.told.answers) <= before + len(savers.threads)
             holder.execute("ROLLBACK")
         after, began = len(savers.told.answers), time.monotonic()
@@ -96,7 +100,8 @@ def test_a_held_database_is_waited_for_and_then_complained_of(
         slowest = max(slowest, time.monotonic() - began)
         told = savers.ended()
         assert len(told.answers) >= after + 5, "the server does not go on when the lock is gone"
-        assert bool(told.refused) == (seconds > patience), (seconds, told.refused[:3])
+        # Where the machine is so busy that a short wait became a long one, both are right.
+        assert told.refused if long else not told.refused or held >= patience, (held, told.refused[:3])
         assert all(status == 503 and "locked" in text for status, text in told.refused), told.refused[:3]
         refused += len(told.refused)
         everything.answers |= told.answers
