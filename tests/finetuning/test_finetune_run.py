@@ -174,7 +174,7 @@ def test_references_stand_in_for_people(small_study: Study, tiny_model: Path) ->
 
 
 def test_the_model_that_scored_is_the_default(answered: Study, tiny_model: Path) -> None:
-    write_json(answered.score_directory("default") / "manifest.json", {})
+    write_json(answered.score_directory("default") / "manifest.json", {"config": {}, "resolved": {}})
     with pytest.raises(FinetuneError, match="does not say which model it ran: give --model"):
         finetune(answered, settings(tiny_model, model=None), say=silent)
     revision = load(str(tiny_model), device="cpu").revision
