@@ -31,7 +31,7 @@ def test_two_hundred_at_once(
     seconds = times(4 if pace == THINKING else 0, 300 if pace == THINKING else 60)
     if not seconds:
         pytest.skip("only in the full campaign")
-    pace = pace if seconds > 4 else pace / 3  # who is at work on a prompt ends it
+    pace = pace if seconds > 4 else pace / 6  # who is at work on a prompt ends it
     count = int(PEOPLE * seconds / pace) + 500
     study = make_study(tmp_path / "study", [f"Question {i}?" for i in range(count)], count - 100)
     server = Server(study.path, "--port", "0")
