@@ -78,7 +78,7 @@ def locate(spec: str) -> str:
         return str(_converted(path))
     if path.is_dir():
         if not (path / "config.json").exists():
-            raise ModelError(f"{spec} is not a model directory: it has no config.json")
+            raise ModelError(f"{spec} has no config.json: give a model's directory, as save_pretrained makes it")
         if not list(path.glob("*.safetensors")):
             pickled = list(path.glob("*.bin")) + list(path.glob("*.pt"))
             why = "only pickled weights, which can run code when loaded" if pickled else "no weights"

@@ -227,3 +227,11 @@ def test_a_pipe_is_no_file_of_answers(small_study: Study, tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
     with pytest.raises(AnnotationError, match="is not a file"):
         ingest(small_study, tmp_path / "pipe")
+
+
+def test_a_prompt_of_another_type_is_none(small_study: Study, tmp_path: Path) -> None:
+    row = {"id": "p00", "prompt": {"role": "user"}, "completion": [{"role": "assistant", "content": "x"}]}
+    assert ingest(small_study, jsonl(tmp_path / "a.jsonl", row)).new == 1
+    with pytest.raises(AnnotationError, match=r"id 'x{100}\.\.\.' is not in") as caught:
+        ingest(small_study, jsonl(tmp_path / "b.jsonl", {"id": "x" * 9999, "response": "y"}))
+    assert len(str(caught.value)) < 500

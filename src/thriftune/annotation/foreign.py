@@ -167,7 +167,7 @@ def _prompt_completion(row: Mapping[str, Any]) -> Found:
         if answer is None or len(answer) > 1 or any(role != "assistant" for role, _ in answer):
             raise Unreadable("completion is not one {role: assistant, content}")
         completion = answer[0][1] if answer else ""
-    return Found(row.get("id"), completion, told)
+    return Found(row.get("id"), completion, told if isinstance(told, str | tuple) else None)
 
 
 def turns(value: Any, role_key: str = "role", content_key: str = "content") -> Turns | None:

@@ -144,7 +144,8 @@ def store(
             differing.append(a)
             conflicts.append(Conflict(a.line, a.id, a.response, held))
     accepted = new + (differing if replace else [])
-    _store(study, accepted, annotator, source, replace=replace)
+    edited = [a.id for a in answers if _edited(a.prompt, *prompts[a.id][:2])]
+    _store(study, accepted, annotator, source, replace=replace)  # last: what fails before it has changed nothing
     return Imported(
         new=len(new),
         replaced=len(differing) if replace else 0,
@@ -152,7 +153,7 @@ def store(
         unanswered=len(answers) - len(answered),
         conflicts=[] if replace else conflicts,
         skipped=broken,
-        edited=[a.id for a in answers if _edited(a.prompt, *prompts[a.id][:2])],
+        edited=edited,
     )
 
 
@@ -163,13 +164,17 @@ def _check(parsed: Sequence[Answer | Broken], known: set[str], study: Study) -> 
         if isinstance(row, Broken):
             broken.append(row)
         elif row.id not in known:
-            broken.append(Broken(row.line, f"id {row.id!r} is not in {study.path}"))
+            broken.append(Broken(row.line, f"id {_short(row.id)} is not in {study.path}"))
         elif (key := (row.id, row.annotator)) in first:
-            broken.append(Broken(row.line, f"id {row.id!r} again (first on line {first[key]})"))
+            broken.append(Broken(row.line, f"id {_short(row.id)} again (first on line {first[key]})"))
         else:
             first[key] = row.line
             good.append(row)
     return good, broken
+
+
+def _short(identifier: str) -> str:
+    return repr(identifier if len(identifier) <= 100 else f"{identifier[:100]}...")
 
 
 def describe(path: Path | str, broken: Sequence[Broken]) -> str:

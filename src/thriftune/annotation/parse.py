@@ -217,7 +217,7 @@ def _csv(path: Path, text: str) -> Iterator[Answer | Broken]:
             if missing:
                 raise AnnotationError(
                     f"{path}:{line} has no column {' and '.join(missing)} (there: {', '.join(names)[:200]}): "
-                    "answers come as csv with a header, or as jsonl, messages or alpaca"
+                    "name the columns so, or give answers in another format that thriftune export writes"
                 )
             continue
         if not any(cell.strip() for cell in cells):
