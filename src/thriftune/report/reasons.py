@@ -200,6 +200,8 @@ def _by_gain(chosen: Chosen, position: int) -> str:
     text = "Given the picks before it, this prompt added most to how well the pool is represented"
     if position == 0:
         text = "No other single prompt adds as much to how well the pool is represented"
+    if (chosen.record.get("notes") or {}).get("greedy_by") == "gain per cost":
+        text = "Given the picks before it, this prompt added most for its cost to how well the pool is represented"
     if chosen.gains is None:
         return f"{text}."
     gain, total = float(chosen.gains[position]), float(chosen.gains.sum())
@@ -218,10 +220,13 @@ def certificate(chosen: Chosen) -> str:
     """The proven statement about a selection's quality, in words; empty where there is none."""
     stated: dict[str, Any] = dict(chosen.record.get("certificate") or {})
     kind = stated.get("kind")
-    if kind == "facility_location" and "ratio" in stated:
+    if kind in ("facility_location", "priced_facility_location") and "ratio" in stated:
+        best = f"the best possible {len(chosen.rows):,} picks"
+        if "budget_cost" in stated:
+            best = f"the best picks that {number(float(stated['budget_cost']))} buys"
         graph = ", counting each prompt's nearest neighbours only" if stated.get("on_graph") else ""
         return (
-            f"Adds at least {percent(float(stated['ratio']), 1)} of what the best possible {len(chosen.rows):,} picks "
+            f"Adds at least {percent(float(stated['ratio']), 1)} of what {best} "
             f"could add to how well the pool is represented{graph}."
         )
     if kind == "k_center" and "radius" in stated:
