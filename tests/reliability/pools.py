@@ -56,7 +56,9 @@ def rows(rng: random.Random, count: int = 6) -> Rows:
 def encoded(rng: random.Random, found: Rows, kind: str) -> bytes:
     """Rows as a file of a kind."""
     if kind == "jsonl":
-        return "".join(json.dumps(r, ensure_ascii=rng.random() < 0.5) + "\n" for r in found).encode()
+        return "".join(json.dumps(r, ensure_ascii=rng.random() < 0.5) + "\n" for r in found).encode(
+            "utf-8", "surrogatepass"
+        )
     if kind == "json":
         document: Any = found if rng.random() < 0.6 else {"version": 1, "data": found}
         return json.dumps(document, indent=rng.choice((None, 2))).encode()

@@ -159,13 +159,13 @@ def store(
 
 def _check(parsed: Sequence[Answer | Broken], known: set[str], study: Study) -> tuple[list[Answer], list[Broken]]:
     good, broken = [], []
-    first: dict[tuple[str, str | None], int] = {}
+    first: dict[tuple[str, str], int] = {}
     for row in parsed:
         if isinstance(row, Broken):
             broken.append(row)
         elif row.id not in known:
             broken.append(Broken(row.line, f"id {_short(row.id)} is not in {study.path}"))
-        elif (key := (row.id, row.annotator)) in first:
+        elif (key := (row.id, row.annotator or "")) in first:
             broken.append(Broken(row.line, f"id {_short(row.id)} again (first on line {first[key]})"))
         else:
             first[key] = row.line
