@@ -122,7 +122,7 @@ LARGE = {
     "100 MB line of jsonl": ("a.jsonl", GOOD + b'{"prompt": "', b"a", 100, b'"}\n' + GOOD, 0),
     "100 MB line without end": ("a.jsonl", GOOD + b'{"prompt": "', b"a", 100, b"", 0),
     "100 MB line of CSV": ("a.csv", b'prompt\n"', b"a", 100, b'"\n', 2),
-    "100 MB JSON array": ("a.json", b"[" + GOOD.strip(), b',{"prompt": "what is it, then?"}', 100, b"]", 0),
+    "100 MB JSON array": ("a.json", b"[" + GOOD.strip(), b',{"prompt": "what is it, then?"}', 100, b"]", 2),
     "100 MB of brackets": ("a.json", b"", b"[", 100, b"", 2),
     "bomb of zeros": ("a.jsonl.gz", b"", b"\x00", 2000, b"", 2),
     "bomb of line ends": ("a.csv.gz", b"prompt\n", b"\n", 2000, b"", 2),
