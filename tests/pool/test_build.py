@@ -400,7 +400,7 @@ def test_any_lines_make_a_study_or_an_error(
     table = summary.study.pool(split=None)
     ids = table["id"].to_pylist()
     assert len(set(ids)) == len(ids) == summary.prompts
-    assert summary.prompts + sum(summary.rejects.values()) == sum(bool(r.strip()) for r in rows)
+    assert summary.prompts + sum(summary.rejects.values()) == sum(not r.encode().isspace() and bool(r) for r in rows)
     assert all(g <= i for i, g in enumerate(table["group"].to_pylist()))
     same = list(zip(table["group"].to_pylist(), table["near_group"].to_pylist(), strict=True))
     assert len(set(same)) == len({g for g, _ in same})  # exact duplicates share the near-duplicate group
