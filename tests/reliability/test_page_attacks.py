@@ -155,7 +155,8 @@ def test_the_token_leaves_neither_in_history_nor_in_referrers(
         Evil.asked.clear()
         person.js(f"location.href = 'http://127.0.0.1:{evil.server_port}/followed'")
         person.wait(lambda: any("/followed" in a for a in Evil.asked), "the link was followed")
-        told = "".join(Evil.asked)
+        # Chromium may have asked that site for its icon by now, naming the site itself as the referrer.
+        told = next(a for a in Evil.asked if a.startswith("/followed"))
         assert "token=" not in told and "referer" not in told.lower(), told
     finally:
         server.stop()
