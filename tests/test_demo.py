@@ -152,7 +152,7 @@ def test_a_second_call_changes_nothing(
     def never(*args: object, **options: object) -> None:
         raise AssertionError("the model is loaded again")
 
-    monkeypatch.setattr("thriftune.scoring.run.load", never)
+    monkeypatch.setattr("thriftune.scoring.part.load", never)
     said: list[str] = []
     again = demo(done.study.path.parent, model=str(tiny_model), prompts=72, say=said.append)
     assert again.table == done.table

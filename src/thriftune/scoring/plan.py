@@ -36,6 +36,11 @@ class Plan:
         """How many parts there are."""
         return int(self.part[-1]) + 1 if len(self.part) else 0
 
+    def only(self, part: int) -> Plan:
+        """The plan of one part alone."""
+        inside = self.part == part
+        return Plan(self.rows[inside], self.batch[inside], self.part[inside])
+
     def batches(self, part: int) -> list[IntArray]:
         """Positions in ``rows`` of each batch of a part."""
         inside = np.flatnonzero(self.part == part)

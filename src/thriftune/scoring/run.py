@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,31 +15,28 @@ from thriftune.artifacts import (
     provenance,
     read_object,
     read_record,
-    read_table,
     write_json,
     write_table,
 )
 from thriftune.config import ScoreConfig
 from thriftune.endpoint import Agree
-from thriftune.errors import ScoreError, StudyError
 from thriftune.memory import batch_limits, peak
-from thriftune.model import LanguageModel, load, local_revision
+from thriftune.model import LanguageModel, local_revision
 from thriftune.progress import progress
 from thriftune.render import Renderer
 from thriftune.scoring import memory
-from thriftune.scoring.columns import merge, part_table
+from thriftune.scoring.columns import merge
 from thriftune.scoring.elsewhere import score_elsewhere
+from thriftune.scoring.part import model_of, pass_of, renderer_of, score_part
 from thriftune.scoring.parts import UNFINISHED, Gathered, Say, check_same, tidy, whole
-from thriftune.scoring.plan import Plan, make_plan
-from thriftune.scoring.prompts import distinct, pool_of, prompts_of
-from thriftune.scoring.transformers import Answer, Pass, overflow
+from thriftune.scoring.plan import Plan
+from thriftune.scoring.prompts import pool_of, prompts_of
+from thriftune.scoring.stored_plan import stored_plan
 from thriftune.study import Study
-from thriftune.types import IntArray
+from thriftune.types import IntArray, Prompt
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_RENDERED = 4096  # prompts rendered at once
 
 
 def score(study: Study, config: ScoreConfig, *, agree: Agree = lambda _: True, say: Say = print) -> Path:
@@ -78,22 +76,20 @@ def score(study: Study, config: ScoreConfig, *, agree: Agree = lambda _: True, s
         if config.backend != "transformers":
             score_elsewhere(directory, config, manifest, wanted, pool, agree=agree, say=say)
             return directory
-        lm = load(
-            config.model,
-            revision=config.revision,
-            dtype=config.dtype,
-            device=config.device,
-            trust_remote_code=config.trust_remote_code,
-        )
+        lm = model_of(config)
         resolved = {"revision": lm.revision, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
         origin = provenance()
         if manifest is not None:
             # What computes must not change between the parts of one run.
             versions = {k: v for k, v in origin["versions"].items() if k in {"torch", "transformers", "tokenizers"}}
             check_same(manifest, {"resolved": resolved, "versions": versions}, directory)
-        renderer = _renderer(lm, config)
+        renderer = renderer_of(lm, config)
         make_directory(directory)  # not before: a model that cannot be used leaves nothing behind
-        plan, lengths = _plan(pool, renderer, config, directory, lm)
+
+        def measure(blocks: Iterable[tuple[int, list[Prompt]]]) -> Iterator[tuple[int, IntArray]]:
+            return ((number, np.array([len(r.ids) for r in renderer.render(b)])) for number, b in blocks)
+
+        plan, lengths = stored_plan(pool, config, directory, lambda: batch_limits(lm), measure)
         if manifest is None:
             manifest = {
                 **wanted,
@@ -111,54 +107,6 @@ def score(study: Study, config: ScoreConfig, *, agree: Agree = lambda _: True, s
     return directory
 
 
-def _renderer(lm: LanguageModel, config: ScoreConfig) -> Renderer:
-    limit = min(lm.context - config.max_new_tokens, config.max_prompt_tokens or lm.context)
-    if limit < 8:
-        raise ScoreError(
-            f"--max-new-tokens {config.max_new_tokens} leaves no room in the model's context of {lm.context}"
-        )
-    return Renderer(lm.tokenizer, limit)
-
-
-def _plan(
-    pool: pa.Table, renderer: Renderer, config: ScoreConfig, directory: Path, lm: LanguageModel
-) -> tuple[Plan, IntArray]:
-    """The stored plan of an interrupted run, or a new one; and the tokens of each prompt in the plan's order."""
-    import pyarrow as pa
-
-    file = directory / "plan.parquet"
-    rows = distinct(pool)
-    if file.exists():
-        columns = dict.fromkeys(("row", "batch", "part", "tokens"), "int64")
-        stored = read_table(file, list(columns), types=columns)
-        plan = Plan(*(stored[c].to_numpy() for c in ("row", "batch", "part")))
-        if not np.array_equal(np.sort(plan.rows), np.sort(rows)) or (np.diff(plan.part) < 0).any():
-            raise StudyError(f"{file} does not belong to this pool: remove {directory} and score again")
-        return plan, stored["tokens"].to_numpy()
-    lengths = np.empty(len(rows), np.int64)
-    with progress("measuring prompts", len(rows)) as advance:
-        for start in range(0, len(rows), _RENDERED):
-            # Only lengths are kept; the tokens of a million prompts would not fit, and are cheap to make again.
-            block = renderer.render(prompts_of(pool.take(rows[start : start + _RENDERED])))
-            lengths[start : start + len(block)] = [len(r.ids) for r in block]
-            advance(len(block))
-    tokens, most = batch_limits(lm)
-    plan = make_plan(
-        rows,
-        lengths,
-        pool["id"].take(rows).to_pylist(),
-        new_tokens=config.max_new_tokens,
-        batch_size=None if config.batch_size == "auto" else config.batch_size,
-        batch_tokens=tokens,
-        most_prompts=most,
-    )
-    by_row = np.argsort(rows)
-    lengths = lengths[by_row[np.searchsorted(rows, plan.rows, sorter=by_row)]]
-    table = pa.table({"row": plan.rows, "batch": plan.batch, "part": plan.part, "tokens": lengths})
-    write_table(file, table, provenance(batch_tokens=tokens, most_prompts=most))
-    return plan, lengths
-
-
 def _run(
     plan: Plan,
     lengths: IntArray,
@@ -174,13 +122,7 @@ def _run(
     parts.mkdir(exist_ok=True)
     plan_digest = file_digest(directory / "plan.parquet")
     missing = [p for p in range(plan.parts) if not whole(parts / f"{p:06d}.parquet", plan_digest, say)]
-    scorer = Pass(
-        lm,
-        max_new_tokens=config.max_new_tokens,
-        layers=config.layer,
-        pooling=config.pooling,
-        prompt_nll=config.prompt_nll,
-    )
+    scorer = pass_of(lm, config)
     work = lengths + config.max_new_tokens
     left = int(work[np.isin(plan.part, missing)].sum())
     if missing:
@@ -189,19 +131,8 @@ def _run(
     began = time.monotonic()
     with progress("scoring", float(work.sum()), "tokens", float(work.sum() - left)) as advance:
         for part in missing:
-            inside = np.flatnonzero(plan.part == part)
-            rows = plan.rows[inside]
-            rendered = renderer.render(prompts_of(pool.take(rows)))
-            answers: list[Answer] = []
-            halved: list[int] = []
-            for batch in plan.batches(part):
-                scored, split = memory.run_halving(scorer, rendered[batch[0] - inside[0] : batch[-1] + 1 - inside[0]])
-                answers += scored
-                if split:
-                    halved.append(int(plan.batch[batch[0]]))
-                advance(float(work[batch].sum()))
-            _check_finite(answers, lm)
-            table = part_table(rows, rendered, answers, lm.tokenizer)
+            mine = plan.only(part)
+            table, halved = score_part(scorer, renderer, mine, prompts_of(pool.take(mine.rows)), advance)
             record = {"plan": plan_digest, "part": part, "halved": halved}
             write_table(parts / f"{part:06d}.parquet", table, record)
     seconds = time.monotonic() - began
@@ -224,10 +155,3 @@ def _run(
         )
         if backed_off:
             say(f"{len(backed_off)} batches did not fit into memory and were halved")
-
-
-def _check_finite(answers: list[Answer], lm: LanguageModel) -> None:
-    for a in answers:
-        numbers = [*a.entropy, *a.nll, *a.margin, 0.0 if a.prompt_nll is None else a.prompt_nll]
-        if not (np.isfinite(numbers).all() and np.isfinite(a.embedding).all()):
-            raise ScoreError(overflow(lm))
