@@ -126,6 +126,29 @@ def test_holdout_takes_whole_near_duplicate_groups(tmp_path: Path) -> None:
     assert len(summary.study.selection("holdout")[0]) == 30
 
 
+def test_a_holdout_of_ones_own(tmp_path: Path) -> None:
+    pool, held = tmp_path / "pool.jsonl", tmp_path / "held.jsonl"
+    near = {"prompt": QUESTION.upper()}
+    pool.write_text("".join(json.dumps(r) + "\n" for r in [*questions(9), near]))
+    held.write_text("".join(json.dumps(r) + "\n" for r in [{"prompt": "Quite another?"}, {"prompt": QUESTION}]))
+    summary = init(tmp_path / "study", [pool], holdout_from=[held])
+    assert (summary.holdout, summary.leaked) == (2, 1)
+    splits = summary.study.pool(["text", "split"], split=None).to_pylist()
+    assert [r["text"] for r in splits if r["split"] == "holdout"] == ["Quite another?", QUESTION]
+    assert len(splits) == 12
+    record = json.loads((summary.study.path / "study.json").read_text())
+    assert [source.get("holdout", False) for source in record["sources"]] == [False, True]
+    with pytest.raises(ConfigError, match="--holdout 3 and --holdout-from are two ways"):
+        init(tmp_path / "other", [pool], InitConfig(holdout=3), holdout_from=[held])
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="has no prompt"):
+        init(tmp_path / "other", [tmp_path / "empty.jsonl"], holdout_from=[held])
+    assert not (tmp_path / "other").exists()
+
+
+QUESTION = "What is the name of the longest river that flows through the middle of a desert on this continent?"
+
+
 def test_a_system_prompt_that_all_share_makes_no_near_duplicates(tmp_path: Path) -> None:
     system = {"role": "system", "content": " ".join(f"rule{i}" for i in range(200))}
     rows = [{"messages": [system, {"role": "user", "content": q}]} for q in ("Why?", "How?", "how ?")]

@@ -35,6 +35,10 @@ def command(
         typer.Option(help="reference: hidden, for experiments (default); annotated: answers already paid for."),
     ] = None,
     holdout: Annotated[int | None, typer.Option(help="Prompts to set aside for evaluation.")] = None,
+    holdout_from: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH_OR_HUB_ID", help="Prompts that are all set aside, a hold-out of your own."),
+    ] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="Refuse the pool if any row is unusable.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the holdout (default 0).")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with an [init] table.")] = None,
@@ -54,7 +58,7 @@ def command(
         "seed": seed,
     }
     settings = resolve(InitConfig, "init", flags, config)
-    _print(init(study, [*(pool or []), *(more or [])], settings))
+    _print(init(study, [*(pool or []), *(more or [])], settings, holdout_from=holdout_from or []))
 
 
 def _print(summary: InitSummary) -> None:
@@ -79,6 +83,7 @@ def _lines(summary: InitSummary) -> list[tuple[str, str]]:
             lines.append(("", f"... and {len(summary.sources) - _SHOWN:,} more sources, all in study.json"))
             break
         split = f" (split {source.record['split']})" if "split" in source.record else ""
+        split += " (held out)" if source.record.get("holdout") else ""
         rejected = f", {_rows(source.rejected)} rejected" if source.rejected else ""
         lines.append(
             (
@@ -88,14 +93,18 @@ def _lines(summary: InitSummary) -> list[tuple[str, str]]:
         )
         lines.append(("", f"understood as {source.understood}"))
     aside = f": {summary.prompts - summary.holdout:,} to choose from, {summary.holdout:,} held out"
-    lines.append(("prompts", f"{summary.prompts:,}{aside if summary.config.holdout else ''}"))
-    if summary.holdout != summary.config.holdout:
+    lines.append(("prompts", f"{summary.prompts:,}{aside if summary.holdout else ''}"))
+    if summary.config.holdout and summary.holdout != summary.config.holdout:
         lines.append(("", f"{summary.config.holdout:,} cannot be made up of whole groups of near duplicates"))
     least, first, median, third, most = summary.lengths
     lines.append(("characters", f"median {median:,}, half of all {first:,} to {third:,}; from {least:,} to {most:,}"))
     near = f"{summary.near_duplicates:,} more are near duplicates (Jaccard >= 0.8 of word 5-grams)"
     largest = f"; largest group {summary.largest_group:,}" if summary.largest_group > 1 else ""
     lines.append(("duplicates", f"{summary.exact_duplicates:,} repeat another prompt exactly; {near}{largest}"))
+    if summary.leaked:
+        lines.append(
+            ("", f"{summary.leaked:,} to choose from repeat a held-out prompt, or nearly: leave them out of the pool")
+        )
     if summary.responses:
         hidden = "known responses, kept as references: hidden from scoring and selection"
         paid = "final answers imported: they count as annotated"

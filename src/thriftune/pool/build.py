@@ -39,6 +39,7 @@ class InitSummary:
         lengths: (5,) characters of a prompt: least, quartiles, most.
         exact_duplicates: prompts that repeat an earlier one.
         near_duplicates: further prompts that are nearly an earlier one.
+        leaked: prompts to choose from that repeat, or nearly, a held-out one; only with a hold-out of your own.
         largest_group: prompts in the largest group of near duplicates.
         responses: prompts that came with one.
         tasks: prompts by task, the most frequent first.
@@ -54,6 +55,7 @@ class InitSummary:
     lengths: list[int]
     exact_duplicates: int
     near_duplicates: int
+    leaked: int
     largest_group: int
     responses: int
     tasks: dict[str, int]
@@ -61,7 +63,13 @@ class InitSummary:
     examples: dict[str, list[str]]
 
 
-def init(path: str | Path, sources: Sequence[str | Path], config: InitConfig | None = None) -> InitSummary:
+def init(
+    path: str | Path,
+    sources: Sequence[str | Path],
+    config: InitConfig | None = None,
+    *,
+    holdout_from: Sequence[str | Path] = (),
+) -> InitSummary:
     """Make a study of a pool of prompts.
 
     Args:
@@ -69,25 +77,31 @@ def init(path: str | Path, sources: Sequence[str | Path], config: InitConfig | N
         sources: files (jsonl, json, csv, tsv, parquet; plain, gzip or zstd), directories of them, or hub dataset ids
             (``owner/name[:config][@split]``).
         config: which columns, what responses are, holdout, seed.
+        holdout_from: sources whose prompts are all held out: a hold-out of your own instead of a drawn one.
 
     Returns:
         What was found; the study is complete on disk.
 
     Raises:
         PoolError: a source is unreadable or has no usable prompt.
-        ConfigError: the holdout is not smaller than the pool.
+        ConfigError: the holdout is not smaller than the pool, or both kinds of holdout are asked for.
         StudyError: ``path`` is taken or cannot be written.
         MissingDependency: a hub id without the ``datasets`` package.
     """
     config = config or InitConfig()
     path = Path(path)
+    if holdout_from and config.holdout:
+        raise ConfigError(
+            f"--holdout {config.holdout:,} and --holdout-from are two ways to hold prompts out: give one of them"
+        )
     found = find_sources(sources)
+    own = find_sources(holdout_from) if holdout_from else []
     with workshop_in(path) as workshop:
-        pool = ingest(found, config, workshop)
+        pool = ingest([*found, *own], config, workshop)
         prompts: Digests = np.frombuffer(pool.prompts, ">u8").reshape(-1, 2).astype(np.uint64)
         group = first_rows(prompts[:, 1], prompts[:, 0])
         near_group = pool.near.groups()
-        held = _hold_out(prompts, near_group, config)
+        held = _of_sources(pool.sources, len(found)) if own else _hold_out(prompts, near_group, config)
         summary: dict[str, Any] = {
             "sources": pool.sources,
             "prompts": len(group),
@@ -95,6 +109,7 @@ def init(path: str | Path, sources: Sequence[str | Path], config: InitConfig | N
             "lengths": np.percentile(pool.lengths, [0, 25, 50, 75, 100]).round().astype(int).tolist(),
             "exact_duplicates": len(group) - len(np.unique(group)),
             "near_duplicates": len(np.unique(group)) - len(np.unique(near_group)),
+            "leaked": int(np.isin(near_group[~held], near_group[held]).sum()),
             "largest_group": int(np.unique(near_group, return_counts=True)[1].max()),
             "responses": pool.responses,
             "tasks": dict(pool.tasks.most_common()),
@@ -111,7 +126,7 @@ def init(path: str | Path, sources: Sequence[str | Path], config: InitConfig | N
 
 
 def _record(config: InitConfig, summary: dict[str, Any]) -> dict[str, Any]:
-    kept = ("prompts", "holdout", "exact_duplicates", "near_duplicates", "responses", "rejects")
+    kept = ("prompts", "holdout", "exact_duplicates", "near_duplicates", "leaked", "responses", "rejects")
     sources = [
         {"name": s.name, "understood": s.understood, "prompts": s.prompts, "rejected": s.rejected, **s.record}
         for s in summary["sources"]
@@ -122,6 +137,15 @@ def _record(config: InitConfig, summary: dict[str, Any]) -> dict[str, Any]:
         "sources": sources,
         "counts": {k: summary[k] for k in kept},
     }
+
+
+def _of_sources(sources: list[SourceSummary], first: int) -> BoolArray:
+    """(n,) bool, True for the prompts of the sources from ``first`` on, which are marked as held out."""
+    for source in sources[first:]:
+        source.record["holdout"] = True
+    if not any(source.prompts for source in sources[:first]) or not any(source.prompts for source in sources[first:]):
+        raise ConfigError("one of --pool and --holdout-from has no prompt: name files that hold some")
+    return np.repeat([i >= first for i in range(len(sources))], [source.prompts for source in sources])
 
 
 def _hold_out(prompts: Digests, near_group: IntArray, config: InitConfig) -> BoolArray:
