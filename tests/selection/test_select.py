@@ -57,8 +57,9 @@ def test_arrays_candidates_and_studies_give_the_same_picks(make_study: Callable[
 
 
 def test_a_selection_can_be_asked_for_again_by_its_own_params() -> None:
-    first = select(embeddings=GRID, groups=np.arange(5), strategy="k_center", budget=3, transform="l2")
-    again = select(embeddings=GRID, groups=np.arange(5), strategy=first.strategy, budget=first.budget, **first.params)
+    given = {"embeddings": GRID + 1, "groups": np.arange(5)}
+    first = select(**given, strategy="k_center", budget=3, transform="l2")
+    again = select(**given, strategy=first.strategy, budget=first.budget, **first.params)
     assert again.ids.tolist() == first.ids.tolist()
 
 

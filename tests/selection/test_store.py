@@ -113,3 +113,20 @@ def test_impossible_settings_are_refused_before_any_work(make_study: Callable[..
         resolve(SelectConfig, "select", {"budget": "many"})
     with pytest.raises(StrategyError, match="budget is 61: give 1 to 60"):
         choose(make_study(), wanted(budget=61))
+
+
+def test_a_column_of_costs_that_is_not_there_is_told_before_what_it_would_change(
+    make_study: Callable[..., Study],
+) -> None:
+    study = make_study()
+    settings = {"strategy": "facility_location", "costs": "n_chars", "budget_cost": 900.0}
+    choose(study, SelectConfig(**settings, name="bought"))
+    with pytest.raises(StrategyError, match=r"no column 'n_char' to take costs from: choose one of n_chars"):
+        choose(study, SelectConfig(**{**settings, "costs": "n_char"}, name="bought"))
+
+
+def test_a_run_without_embeddings_is_advised_to_get_some(make_study: Callable[..., Study]) -> None:
+    study = make_study()
+    (study.score_directory("default") / "embeddings.npy").unlink()
+    with pytest.raises(StrategyError, match=r"needs embeddings, .*: run: thriftune embed \S+ --run default --embedder"):
+        choose(study, wanted())

@@ -139,8 +139,8 @@ def visible(candidates: Candidates, strategy: Strategy, params: Mapping[str, Any
         Candidates without the undeclared columns and without groups.
 
     Raises:
-        StrategyError: a needed column is missing, holds NaN or infinity or an impossible value, or prices were given
-            that the strategy would ignore.
+        StrategyError: a needed column is missing, holds NaN or infinity or an impossible value, an embedding has no
+            direction where directions count, or prices were given that the strategy would ignore.
     """
     needed = strategy.needed(params)
     declared = {need.partition(":")[0] for need in (*needed, *strategy.uses)}
@@ -168,6 +168,13 @@ def visible(candidates: Candidates, strategy: Strategy, params: Mapping[str, Any
         values = getattr(shown, column)
         if values is not None:
             finite(values, column, shown.ids)
+    if shown.embeddings is not None and (
+        strategy.by_angle or params.get("kernel") == "cosine" or params.get("transform", "none") != "none"
+    ):
+        instead = (
+            f"take another strategy than {strategy.name}" if strategy.by_angle else "use transform none, kernel rbf"
+        )
+        _have_directions(shown.embeddings, shown.ids, instead)
     if shown.costs is not None:
         # What is annotated is not paid again.
         free = np.flatnonzero(~shown.annotated)
@@ -206,6 +213,19 @@ def finite(values: FloatArray, name: str, ids: ObjectArray) -> None:
             row = begin + int(np.flatnonzero(~good.reshape(len(block), -1).all(axis=1))[0])
             seen = "NaN" if np.isnan(values[row]).any() else "infinity"
             raise StrategyError(f"{name} of prompt {ids[row]!r} holds {seen}: mend it, or leave that prompt out")
+
+
+def _have_directions(embeddings: FloatArray, ids: ObjectArray, instead: str) -> None:
+    """Refuse embeddings that are all zero; (n, d), perhaps memory-mapped."""
+    zero = np.flatnonzero(np.asarray(embeddings[:, 0]) == 0)
+    step = max(1, _CELLS // embeddings.shape[1])
+    parts = [zero[begin : begin + step] for begin in range(0, len(zero), step)]
+    zero = np.concatenate([zero[:0], *(part[~np.any(embeddings[part], axis=1)] for part in parts)])
+    if len(zero):
+        who = f"prompt {ids[zero[0]]!r}" + (f" and {len(zero) - 1} more" if len(zero) > 1 else "")
+        raise StrategyError(
+            f"the embedding of {who} is all zero and points nowhere: make it again, leave that prompt out, or {instead}"
+        )
 
 
 def rows_of(value: Any, ids: ObjectArray, name: str) -> npt.NDArray[np.int64]:

@@ -59,6 +59,7 @@ class Strategy:
         prefix: whether a selection is, cut to any smaller budget, the selection at that budget; see `prefix_closed`.
         randomised: whether the seed matters; see `uses_seed`.
         priced: whether it takes ``budget_cost``, what the picks may cost together, instead of their number.
+        by_angle: whether it compares embeddings by angle, which vectors of length zero have none of.
         module: where it was defined.
     """
 
@@ -72,6 +73,7 @@ class Strategy:
     prefix: Prefix = False
     randomised: Randomised = False
     priced: bool = False
+    by_angle: bool = False
     module: str = ""
 
     @property
@@ -136,6 +138,7 @@ def strategy(
     source: str,
     prefix: Prefix = False,
     randomised: Randomised = False,
+    by_angle: bool = False,
 ) -> Callable[[Function], Function]:
     """Register ``f(candidates, budget, rng, *, param: type = default, ...) -> Picks`` as a strategy.
 
@@ -153,6 +156,7 @@ def strategy(
         prefix: True when a selection is valid at every smaller budget; or a predicate of the resolved parameters and
             of the notes that the strategy left in its Picks.
         randomised: True when the seed matters; or a predicate of the resolved parameters.
+        by_angle: True when it compares embeddings by angle: then none may be all zero.
 
     Returns:
         A decorator that leaves the function as it is.
@@ -179,7 +183,18 @@ def strategy(
         if priced and "costs" not in (*needs, *uses):
             raise StrategyError(f"strategy {name!r} takes {_MONEY} and not costs: add 'costs' to what it uses")
         _registered[name] = Strategy(
-            name, function, summary, source, tuple(needs), tuple(uses), parameters, prefix, randomised, priced, module
+            name,
+            function,
+            summary,
+            source,
+            tuple(needs),
+            tuple(uses),
+            parameters,
+            prefix,
+            randomised,
+            priced,
+            by_angle,
+            module,
         )
         return function
 

@@ -193,7 +193,10 @@ def _candidates(
     if "tasks" in strategy.needs and candidates.tasks is None:
         again = f"make the study again with: thriftune init {source.path} --task-column NAME --pool FILE"
         return candidates, scale, again
-    return candidates, scale, f"run: thriftune score {source.path}"
+    again = f"run: thriftune score {source.path}"
+    if wanted and scale is None:
+        again = f"run: thriftune embed {source.path} --run {name} --embedder MODEL"
+    return candidates, scale, again
 
 
 def _missing_last(scores: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ from thriftune.artifacts import file_digest
 from thriftune.config import SelectConfig
 from thriftune.errors import StrategyError, StudyError
 from thriftune.selection import describe
-from thriftune.selection.prices import money_of
+from thriftune.selection.prices import money_of, prices
 from thriftune.selection.quotas import quotas
 from thriftune.selection.request import budget_of, resolve
 from thriftune.selection.run import select
@@ -81,7 +81,9 @@ def choose(study: Study, settings: SelectConfig, *, replace: bool = False) -> Ch
     if name == HOLDOUT:
         raise StrategyError(f"{name!r} names the prompts set aside for evaluation: choose another --name")
     wanted = {"strategy": strategy.name, "budget": count, "seed": settings.seed, "params": params, "run": run}
-    if not replace:
+    if not replace and study.selection_file(name).exists():
+        if settings.costs is not None:
+            prices(study, run, settings.costs)  # a column that is not there is told before what it would change
         _refuse_other(study, name, wanted, settings.duplicates)
     began = time.monotonic()
     # Named or not: without a name the reason for the default goes into the record.
@@ -110,15 +112,13 @@ def choose(study: Study, settings: SelectConfig, *, replace: bool = False) -> Ch
         },
     }
     with study.lock("select", wait=_WAIT_S):
-        if not replace:
+        if not replace and study.selection_file(name).exists():
             _refuse_other(study, name, wanted, settings.duplicates)
         file = study.write_selection(name, selection, record)
     return Chosen(name, file, selection, run, summary, found, seconds)
 
 
 def _refuse_other(study: Study, name: str, wanted: dict[str, Any], duplicates: str) -> None:
-    if not study.selection_file(name).exists():
-        return
     try:
         record = study.selection(name)[2]
     except StudyError:

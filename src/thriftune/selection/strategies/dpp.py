@@ -19,6 +19,7 @@ from thriftune.types import Candidates, Picks
     needs=("embeddings", "scores:{score}"),
     source="Kulesza and Taskar 2012, arXiv 1207.6083; greedy, Chen, Zhang and Zhou 2018, arXiv 1709.05135",
     prefix=True,
+    by_angle=True,
 )
 def dpp(
     candidates: Candidates,

@@ -18,6 +18,7 @@ from thriftune.types import Candidates, FloatArray, IntArray, Picks
     source="Zhang et al. 2023, IDEAL, arXiv 2310.10873; worlds drawn once, Kempe, Kleinberg and Tardos 2003",
     prefix=True,
     randomised=True,
+    by_angle=True,
 )
 def ideal(
     candidates: Candidates,

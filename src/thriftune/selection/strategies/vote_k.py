@@ -18,6 +18,7 @@ from thriftune.types import Candidates, IntArray, Picks
     needs=("embeddings",),
     source="Su et al. 2022, Selective Annotation Makes Language Models Better Few-Shot Learners, arXiv 2209.01975",
     prefix=True,
+    by_angle=True,
 )
 def vote_k(
     candidates: Candidates,
