@@ -59,13 +59,17 @@ def test_one_file_does_it_all(
 ) -> None:
     rows = [{"id": f"p{i}", "prompt": f"What is {i} plus {i}?", "response": str(2 * i)} for i in range(20)]
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "held.jsonl").write_text("".join((tmp_path / "pool.jsonl").read_text().splitlines(True)[:6]))
+    (tmp_path / "pool.jsonl").write_text("".join((tmp_path / "pool.jsonl").read_text().splitlines(True)[6:]))
     file = tmp_path / "bench.toml"
-    file.write_text(FILE.format(model=tiny_model))
+    own = FILE.replace("[init]\nholdout = 6", 'holdout_from = "held.jsonl"')
+    file.write_text(own.format(model=tiny_model))
     assert run(monkeypatch, "bench", file, "--dry-run") == 2
     assert "first run: thriftune init" in capsys.readouterr().err and not (tmp_path / "study").exists()
     assert run(monkeypatch, "bench", file) == 0
     out = capsys.readouterr().out
-    assert f"$ thriftune init {tmp_path / 'study'}" in out and "$ thriftune score" in out
+    assert f"$ thriftune init {tmp_path / 'study'}" in out and "14 prompts to choose from, 6 held out" in out
+    assert f"--holdout-from {tmp_path / 'held.jsonl'}" in out and "$ thriftune score" in out
     assert "k_center, wide against random at 4 annotations, 1 seed: 4 cells" in out and "next: thriftune report" in out
     assert (tmp_path / "study" / "bench" / "first" / "analysis.json").exists()
     # The study and the name are enough to go on.

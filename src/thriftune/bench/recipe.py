@@ -14,7 +14,7 @@ from thriftune.errors import ConfigError
 from thriftune.study import Study
 
 Say = Callable[[str], None]
-_KEYS = ("study", "pool")
+_KEYS = ("study", "pool", "holdout_from")
 _TABLES = ("init", "score", "select", "finetune", "evaluate", "bench")
 
 
@@ -26,11 +26,13 @@ class Recipe:
         file: the TOML file.
         study: the study directory.
         pool: files or hub ids to make the study of where it does not exist yet; empty: it must exist.
+        holdout_from: files or hub ids whose prompts are all held out.
     """
 
     file: Path
     study: Path
     pool: tuple[str, ...]
+    holdout_from: tuple[str, ...] = ()
 
 
 def is_recipe(path: Path) -> bool:
@@ -51,14 +53,19 @@ def read(file: Path) -> Recipe:
             f"{file}: unknown key {unknown[0]!r}: leave it out "
             f"(at the top: {', '.join(_KEYS)}; tables: {', '.join(_TABLES)})"
         )
-    study, pool = document.get("study"), document.get("pool", [])
-    pool = [pool] if isinstance(pool, str) else pool
+    study = document.get("study")
     if not isinstance(study, str) or not study:
         raise ConfigError(f'{file} names no study: put study = "DIRECTORY" above its first table')
-    if not isinstance(pool, list) or not all(isinstance(p, str) for p in pool):
-        raise ConfigError(f"{file}: pool is {pool!r}: give a file, a hub id, or a list of them")
+    return Recipe(file, file.parent / study, _sources(file, document, "pool"), _sources(file, document, "holdout_from"))
+
+
+def _sources(file: Path, document: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    given = document.get(key, [])
+    given = [given] if isinstance(given, str) else given
+    if not isinstance(given, list) or not all(isinstance(p, str) for p in given):
+        raise ConfigError(f"{file}: {key} is {given!r}: give a file, a hub id, or a list of them")
     here = file.parent
-    return Recipe(file, here / study, tuple(str(here / p) if "/" not in p or (here / p).exists() else p for p in pool))
+    return tuple(str(here / p) if "/" not in p or (here / p).exists() else p for p in given)
 
 
 def prepare(recipe: Recipe, *, dry_run: bool = False, say: Say = print) -> Study:
@@ -79,7 +86,9 @@ def prepare(recipe: Recipe, *, dry_run: bool = False, say: Say = print) -> Study
     scoring = resolve(ScoreConfig, "score", {}, recipe.file)
     if not there or not Study(recipe.study).score_runs():
         words = ["thriftune", "init", str(recipe.study), "--config", str(recipe.file)]
-        commands = [] if there else [shlex.join([*words, *(w for p in recipe.pool for w in ("--pool", p))])]
+        words += [w for p in recipe.pool for w in ("--pool", p)]
+        words += [w for p in recipe.holdout_from for w in ("--holdout-from", p)]
+        commands = [] if there else [shlex.join(words)]
         commands.append(shlex.join(["thriftune", "score", str(recipe.study), "--config", str(recipe.file)]))
         if dry_run:
             raise ConfigError(f"a dry run makes no study: first run: {' && '.join(commands)}")
@@ -88,7 +97,8 @@ def prepare(recipe: Recipe, *, dry_run: bool = False, say: Say = print) -> Study
     if not there:
         from thriftune.pool.build import init
 
-        made = init(recipe.study, list(recipe.pool), resolve(InitConfig, "init", {}, recipe.file))
+        config = resolve(InitConfig, "init", {}, recipe.file)
+        made = init(recipe.study, list(recipe.pool), config, holdout_from=recipe.holdout_from)
         say(f"{made.prompts - made.holdout:,} prompts to choose from, {made.holdout:,} held out")
     study = Study(recipe.study)
     if not study.score_runs():
