@@ -57,7 +57,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 def test_one_file_does_it_all(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{"id": f"p{i}", "prompt": f"What is {i} plus {i}?", "response": str(2 * i)} for i in range(20)]
+    rows = [{"id": f"p{i}", "prompt": f"What is {i} plus {i}?", "response": str(2 * i)} for i in range(26)]
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (tmp_path / "held.jsonl").write_text("".join((tmp_path / "pool.jsonl").read_text().splitlines(True)[:6]))
     (tmp_path / "pool.jsonl").write_text("".join((tmp_path / "pool.jsonl").read_text().splitlines(True)[6:]))
@@ -68,7 +68,7 @@ def test_one_file_does_it_all(
     assert "first run: thriftune init" in capsys.readouterr().err and not (tmp_path / "study").exists()
     assert run(monkeypatch, "bench", file) == 0
     out = capsys.readouterr().out
-    assert f"$ thriftune init {tmp_path / 'study'}" in out and "14 prompts to choose from, 6 held out" in out
+    assert f"$ thriftune init {tmp_path / 'study'}" in out and "20 prompts to choose from, 6 held out" in out
     assert f"--holdout-from {tmp_path / 'held.jsonl'}" in out and "$ thriftune score" in out
     assert "k_center, wide against random at 4 annotations, 1 seed: 4 cells" in out and "next: thriftune report" in out
     assert (tmp_path / "study" / "bench" / "first" / "analysis.json").exists()
