@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import threading
 from typing import Any
 
 import numba
@@ -12,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from thriftune.selection.engine.blocks import Run
+from thriftune.selection.engine.helpers import helpers
+from thriftune.selection.engine.join import join, join_elsewhere, pairs_of
 from thriftune.selection.engine.tiles import to_similarity as scale_to_similarity
 from thriftune.selection.engine.width import Similarity
 from thriftune.types import BoolArray, FloatArray, IntArray
 
 Array = npt.NDArray[Any]
 _TILE = 1024
-_ZERO = np.float32(0)
 _CLUSTER = 256  # rows per cluster aimed at
 _MANY = 1024  # clusters from which a row is not compared with all of them
-_NONE = np.float32(-3e38)
 
 
 def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) -> tuple[IntArray, FloatArray]:
@@ -39,7 +37,14 @@ def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) ->
     centres, labels = clusters(sim.a, max(1, round(n / _CLUSTER)), run)
     order, bounds = by_label(labels, len(centres))
     near = _near_clusters(centres, np.diff(bounds) > 0, probes, run)
-    index, value = _join(sim, order, bounds, near, degree, run)
+    # Under cosine all rows count as unit vectors: minus half the squared distance is then the product less 1.
+    half = np.full(n, 0.5, np.float32) if sim.gamma is None else sim.half
+    pairs = pairs_of(near)
+    if helpers.get() is None:
+        index, value = join(sim.a[order], half[order], bounds, np.zeros_like(bounds), len(centres), pairs, degree, run)
+    else:
+        _, group = clusters(centres, max(1, round(math.sqrt(len(centres)))), run)
+        index, value = join_elsewhere(sim.a, half, order, bounds, group, pairs, degree, run)
     zeros = np.zeros(degree, np.float32)
 
     def to_similarity(first: int) -> None:
@@ -53,49 +58,6 @@ def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) ->
     back = np.empty(n, np.int64)
     back[order] = np.arange(n)
     return index[back], value[back]
-
-
-def _join(
-    sim: Similarity, order: IntArray, bounds: IntArray, near: IntArray, degree: int, run: Run[Any]
-) -> tuple[IntArray, FloatArray]:
-    """The graph of the rows in the ``order`` of their clusters: places in it, and products less half lengths."""
-    n = len(sim)
-    a = np.ascontiguousarray(sim.a[order])
-    # Under cosine all rows count as unit vectors: minus half the squared distance is then the product less 1.
-    half = np.full(n, 0.5, np.float32) if sim.gamma is None else sim.half[order]
-    value = np.full((n, degree), _NONE, np.float32)
-    index = np.full((n, degree), -1, np.int32)
-    worst = np.full(n, _NONE, np.float32)
-    locks = [threading.Lock() for _ in near]
-    wanted = [set(row.tolist()) for row in near]
-    pairs = sorted({(min(c, q), max(c, q)) for c, row in enumerate(wanted) for q in row})
-    by_first: dict[int, list[int]] = {}
-    for c, q in pairs:
-        by_first.setdefault(c, []).append(q)
-    local = threading.local()
-
-    def join(c: int) -> None:
-        if not hasattr(local, "buffer"):
-            local.buffer = np.empty(_TILE * _TILE, np.float32)
-        tiles = itertools.product(by_first[c], _slices(bounds[c], bounds[c + 1]))
-        for q, i in tiles:
-            for j in _slices(bounds[q], bounds[q + 1]):
-                left, right = a[i], a[j]
-                g = local.buffer[: len(left) * len(right)].reshape(len(left), len(right))
-                np.dot(left, right.T, out=g)
-                if q in wanted[c]:
-                    with locks[c]:
-                        join_rows(g, half[i], half[j], j.start, value[i], index[i], worst[i])
-                if q != c and c in wanted[q]:
-                    with locks[q]:
-                        join_columns(g, half[i], half[j], i.start, value[j], index[j], worst[j])
-
-    run(join, list(by_first))
-    return index, value
-
-
-def _slices(begin: int, end: int) -> list[slice]:
-    return [slice(b, min(b + _TILE, end)) for b in range(int(begin), int(end), _TILE)]
 
 
 def clusters(a: FloatArray, count: int, run: Run[Any]) -> tuple[FloatArray, IntArray]:
@@ -180,82 +142,6 @@ def reverse(index: IntArray, value: FloatArray, cover: FloatArray) -> tuple[IntA
     if total:
         reverse_lists(index, value, cover, start, length, out_index, out_value)
     return start, length, out_index, out_value
-
-
-@numba.njit(cache=True, nogil=True)
-def _keep(value: Array, index: Array, v: float, i: int) -> None:
-    """Put a neighbour into a full heap whose root is the worst: the smallest value, the highest index on ties."""
-    size = len(value)
-    p = 0
-    while True:
-        c = 2 * p + 1
-        if c >= size:
-            break
-        if c + 1 < size and (value[c + 1] < value[c] or (value[c + 1] == value[c] and index[c + 1] > index[c])):
-            c += 1
-        if value[c] < v or (value[c] == v and index[c] > i):
-            value[p], index[p] = value[c], index[c]
-            p = c
-        else:
-            break
-    value[p], index[p] = v, i
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "contract"}, error_model="numpy")
-def join_rows(g: Array, half_i: Array, half_j: Array, first_j: int, value: Array, index: Array, worst: Array) -> None:
-    """Offer the columns of a tile of products to its rows as neighbours.
-
-    Args:
-        g: (b, c) products; half_i, half_j: half the squared lengths.
-        first_j: number of the first column.
-        value, index: (b, t) heaps of minus half the squared distance; worst: (b,) float32, their roots.
-    """
-    rows, columns = g.shape
-    buffer = np.empty(32, np.float32)
-    for i in range(rows):
-        h = half_i[i]
-        for begin in range(0, columns, 32):
-            first = np.uint64(begin)
-            run = np.uint64(min(32, columns - begin))
-            most = np.float32(-3e38)
-            for j in range(run):
-                v = min(g[i, first + j] - h - half_j[first + j], _ZERO)
-                buffer[j] = v
-                most = v if v > most else most
-            if most < worst[i]:
-                continue
-            for j in range(run):
-                v = buffer[j]
-                if v > worst[i] or (v == worst[i] and first_j + begin + np.int64(j) < index[i, 0]):
-                    _keep(value[i], index[i], v, np.int32(first_j + begin + np.int64(j)))
-                    worst[i] = value[i, 0]
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "contract"}, error_model="numpy")
-def join_columns(
-    g: Array, half_i: Array, half_j: Array, first_i: int, value: Array, index: Array, worst: Array
-) -> None:
-    """Offer the rows of a tile of products to its columns as neighbours; see ``join_rows``."""
-    rows, columns = g.shape
-    buffer = np.empty(32, np.float32)
-    for i in range(rows):
-        h = half_i[i]
-        for begin in range(0, columns, 32):
-            first = np.uint64(begin)
-            run = np.uint64(min(32, columns - begin))
-            most = np.float32(-3e38)
-            for j in range(run):
-                v = min(g[i, first + j] - h - half_j[first + j], _ZERO)
-                buffer[j] = v
-                v -= worst[first + j]
-                most = v if v > most else most
-            if most < _ZERO:
-                continue
-            for j in range(run):
-                v, q = buffer[j], first + j
-                if v > worst[q] or (v == worst[q] and first_i + i < index[q, 0]):
-                    _keep(value[q], index[q], v, np.int32(first_i + i))
-                    worst[q] = value[q, 0]
 
 
 @numba.njit(cache=True, nogil=True)
