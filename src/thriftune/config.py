@@ -54,10 +54,12 @@ class InitConfig(_Settings):
     seed: Seed = 0
 
 
+_CLUSTER = ("ray", "workers", "parts_url")
 _UNFIT = {
     "transformers": {"endpoint", "vocab_size", *_Server.model_fields, "top_logprobs", "embedder"},
-    "vllm": {"vocab_size", "batch_size", "layer", "pooling", "device"},
+    "vllm": {"vocab_size", "batch_size", "layer", "pooling", "device", *_CLUSTER},
     "openai": {
+        *_CLUSTER,
         *("revision", "batch_size", "max_prompt_tokens", "layer", "pooling", "prompt_nll", "dtype"),
         "trust_remote_code",
     },
@@ -84,6 +86,9 @@ class ScoreConfig(_Server):
     top_logprobs: Annotated[int, Field(ge=2, le=1000)] = 20
     vocab_size: Annotated[int, Field(ge=2)] | None = None
     embedder: str | None = None
+    ray: str | None = None
+    workers: Annotated[int, Field(ge=1)] | None = None
+    parts_url: str | None = None
 
     @field_validator("layer")
     @classmethod
@@ -106,11 +111,13 @@ class ScoreConfig(_Server):
             raise ValueError("--backend openai asks a server: give its address with --endpoint URL")
         if self.backend != "transformers" and "model" not in given:
             raise ValueError(f"--backend {self.backend} needs --model NAME")
+        if self.ray is None and (self.workers is not None or self.parts_url is not None):
+            raise ValueError("--workers and --parts-url are of a cluster: give --ray ADDRESS or --ray local, too")
         return self
 
     def identity(self) -> dict[str, Any]:
         """What the scores depend on: a run continues only with the same."""
-        without = {*_Server.model_fields, *_UNFIT[self.backend], "endpoint", "device"}
+        without = {*_Server.model_fields, *_UNFIT[self.backend], *_CLUSTER, "endpoint", "device"}
         if self.backend == "transformers":
             without = without - {"device"} | {"backend"}
         return self.model_dump(exclude=without)

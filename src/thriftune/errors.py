@@ -58,6 +58,10 @@ class EndpointError(ThriftuneError):
     """A model server refuses, fails or would cost more than allowed."""
 
 
+class ClusterError(ThriftuneError):
+    """A Ray cluster cannot be reached, or its workers do not start."""
+
+
 class MissingDependency(ThriftuneError):
     """An optional package is not installed."""
 

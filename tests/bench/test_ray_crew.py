@@ -15,7 +15,7 @@ from thriftune.bench import ray_crew, workers
 from thriftune.bench.ray_crew import RayCrew
 from thriftune.bench.run import bench
 from thriftune.bench.workers import Setup
-from thriftune.errors import BenchError
+from thriftune.errors import ClusterError
 
 ray = pytest.importorskip("ray")
 
@@ -64,14 +64,14 @@ def test_a_lost_workers_task_is_given_to_another(crew: RayCrew, tmp_path: Path) 
     outcomes = {o.number: o for o in crew.outcomes(tasks)}
     assert sorted(outcomes) == [0, 1, 2, 3]
     assert outcomes[1].value == {"said": "alive"}
-    assert "lost 3 times" in str(outcomes[2].error) and not outcomes[2].fatal
+    assert "lost again and again" in str(outcomes[2].error) and not outcomes[2].fatal
     told = [outcomes[i].value for i in (0, 3)]
     assert [t["said"] for t in told] == ["a", "b"]  # type: ignore[index]
     assert all(t["process"] != os.getpid() for t in told)  # type: ignore[index]
 
 
 def test_no_cluster_there() -> None:
-    with pytest.raises(BenchError, match=r"no Ray cluster at '127\.0\.0\.1:1'.*--ray local"):
+    with pytest.raises(ClusterError, match=r"no Ray cluster at '127\.0\.0\.1:1'.*--ray local"):
         RayCrew(Setup(Path("."), {}, {}), 1, "127.0.0.1:1")
 
 

@@ -59,6 +59,23 @@ def command(
             metavar="NAME",
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Score on this Ray cluster, whose machines load the model; local: on this machine.",
+            metavar="ADDRESS|local",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="With --ray: models side by side [default: one a GPU, or a machine].", min=1)
+    ] = None,
+    parts_url: Annotated[
+        str | None,
+        typer.Option(
+            help="With --ray: where workers leave finished parts (s3://bucket/folder) [default: they send them here].",
+            metavar="URL",
+        ),
+    ] = None,
     concurrency: options.Concurrency = None,
     timeout: options.Timeout = None,
     retries: options.Retries = None,
@@ -94,6 +111,9 @@ def command(
         "top_logprobs": top_logprobs,
         "vocab_size": vocab_size,
         "embedder": embedder,
+        "ray": ray,
+        "workers": workers,
+        "parts_url": parts_url,
         "concurrency": concurrency,
         "timeout": timeout,
         "retries": retries,

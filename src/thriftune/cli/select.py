@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,14 @@ def command(
         str | None, typer.Option(metavar="task=N", help="So many picks of every task, served first.")
     ] = None,
     at_most: Annotated[str | None, typer.Option(metavar="task=N", help="No more picks of any task.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Let this Ray cluster build the graph of neighbours of a large pool; local: on this machine.",
+            metavar="ADDRESS|local",
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="With --ray: at most so many [one a machine].", min=1)] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with a [select] table; flags win.")] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Overwrite a selection of that name made with other settings.")
@@ -52,9 +61,11 @@ def command(
     from rich.console import Console
 
     from thriftune.config import SelectConfig, resolve
+    from thriftune.errors import ConfigError
     from thriftune.selection.parameters import parse
     from thriftune.selection.present import show_choice
     from thriftune.selection.quotas import parse_quota
+    from thriftune.selection.ray_crew import on_cluster
     from thriftune.selection.store import choose
     from thriftune.study import Study
 
@@ -71,8 +82,11 @@ def command(
         "at_least": parse_quota(at_least, "--at-least") if at_least is not None else None,
         "at_most": parse_quota(at_most, "--at-most") if at_most is not None else None,
     }
-    opened = Study(study)
-    chosen = choose(opened, resolve(SelectConfig, "select", flags, config), replace=replace)
+    if workers is not None and ray is None:
+        raise ConfigError("--workers are of a cluster: give --ray ADDRESS or --ray local, too")
+    opened, settings = Study(study), resolve(SelectConfig, "select", flags, config)
+    with contextlib.nullcontext() if ray is None else on_cluster(ray, workers):
+        chosen = choose(opened, settings, replace=replace)
     show_choice(chosen, opened, Console(highlight=False))
     if chosen.selection.partial:
         raise typer.Exit(130)

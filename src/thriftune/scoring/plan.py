@@ -38,7 +38,7 @@ class Plan:
 
     def only(self, part: int) -> Plan:
         """The plan of one part alone."""
-        inside = self.part == part
+        inside = slice(*np.searchsorted(self.part, [part, part + 1]))
         return Plan(self.rows[inside], self.batch[inside], self.part[inside])
 
     def batches(self, part: int) -> list[IntArray]:

@@ -14,7 +14,6 @@ from thriftune.artifacts import (
     make_directory,
     provenance,
     read_object,
-    read_record,
     write_json,
     write_table,
 )
@@ -25,12 +24,13 @@ from thriftune.model import LanguageModel, local_revision
 from thriftune.progress import progress
 from thriftune.render import Renderer
 from thriftune.scoring import memory
-from thriftune.scoring.columns import merge
 from thriftune.scoring.elsewhere import score_elsewhere
+from thriftune.scoring.finish import merge_run, note_run
 from thriftune.scoring.part import model_of, pass_of, renderer_of, score_part
-from thriftune.scoring.parts import UNFINISHED, Gathered, Say, check_same, tidy, whole
+from thriftune.scoring.parts import UNFINISHED, Say, check_same, tidy, whole
 from thriftune.scoring.plan import Plan
 from thriftune.scoring.prompts import pool_of, prompts_of
+from thriftune.scoring.ray_crew import score_on_cluster
 from thriftune.scoring.stored_plan import stored_plan
 from thriftune.study import Study
 from thriftune.types import IntArray, Prompt
@@ -54,6 +54,7 @@ def score(study: Study, config: ScoreConfig, *, agree: Agree = lambda _: True, s
     Raises:
         ScoreError: the run exists with other settings, or not even one prompt fits into memory.
         ModelError: the model cannot be loaded or lacks what was asked for.
+        ClusterError: there is no cluster, or its workers do not start.
         EndpointError: the server cannot be used, or some prompts have no scores yet.
     """
     directory = study.score_directory(config.name)
@@ -75,6 +76,9 @@ def score(study: Study, config: ScoreConfig, *, agree: Agree = lambda _: True, s
         pool = pool_of(study)
         if config.backend != "transformers":
             score_elsewhere(directory, config, manifest, wanted, pool, agree=agree, say=say)
+            return directory
+        if config.ray is not None:
+            score_on_cluster(directory, config, manifest, wanted, pool, say)
             return directory
         lm = model_of(config)
         resolved = {"revision": lm.revision, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
@@ -100,10 +104,7 @@ def score(study: Study, config: ScoreConfig, *, agree: Agree = lambda _: True, s
             }
             write_json(manifest_file, manifest)
         _run(plan, lengths, pool, renderer, lm, config, directory, manifest, say)
-        scored = Gathered([directory / "parts" / f"{p:06d}.parquet" for p in range(plan.parts)], plan.rows)
-        made = {k: v for k, v in manifest.items() if k != "run"}
-        merge(directory, scored, scored, pool["id"], pool["group"].to_numpy(), made)
-        tidy(directory)
+        merge_run(directory, manifest, plan, pool)
     return directory
 
 
@@ -137,21 +138,4 @@ def _run(
             write_table(parts / f"{part:06d}.parquet", table, record)
     seconds = time.monotonic() - began
     if missing:
-        count = int(np.isin(plan.part, missing).sum())
-        backed_off = [b for p in range(plan.parts) for b in read_record(parts / f"{p:06d}.parquet")["halved"]]
-        manifest["backed_off"] = backed_off
-        manifest["run"] = {
-            "seconds": round(seconds, 2),
-            "prompts_scored": count,
-            "prompts_per_minute": round(count / max(seconds, 1e-9) * 60, 1),
-            "tokens_per_second": round(left / max(seconds, 1e-9), 1),
-            "peak_memory_gib": round(peak(lm.device), 2),
-        }
-        write_json(directory / "manifest.json", manifest)
-        run = manifest["run"]
-        say(
-            f"scored {count:,} prompts in {seconds / 60:.1f} min: {run['prompts_per_minute']:,.0f} prompts/min, "
-            f"{run['tokens_per_second']:,.0f} tokens/s, peak memory {run['peak_memory_gib']} GiB"
-        )
-        if backed_off:
-            say(f"{len(backed_off)} batches did not fit into memory and were halved")
+        note_run(directory, manifest, plan, work, missing, seconds, peak(lm.device), say)
