@@ -88,7 +88,7 @@ def join(
     return index, value
 
 
-def join_elsewhere(
+def join_by_shares(
     a: FloatArray,
     half: FloatArray,
     order: IntArray,
@@ -97,21 +97,22 @@ def join_elsewhere(
     pairs: IntArray,
     degree: int,
     run: Run[Any],
-) -> tuple[IntArray, FloatArray]:
-    """`join` of all clusters, shared out to helpers.
+) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
+    """`join` of all clusters in shares, by helpers where there are any.
 
     Args:
         a: (n, d) float32; half: (n,).
         order: (n,) rows, cluster after cluster; bounds: where in that each cluster begins.
         group: (c,) of each cluster; the same number means that they are near each other.
         pairs, degree, run: see `join`.
+
+    Yields:
+        Places (m,) in ``order``, and what `join` returns for them; in any order.
     """
     shares = _shares(group, bounds)
     share_of = np.empty(len(group), np.int64)
     for number, share in enumerate(shares):
         share_of[share] = number
-    index = np.empty((len(a), degree), np.int32)
-    value = np.empty((len(a), degree), np.float32)
 
     def tasks() -> Iterator[tuple[Any, ...]]:
         for number, share in enumerate(shares):
@@ -128,9 +129,7 @@ def join_elsewhere(
             yield a[order[rows]], half[order[rows]], begin, bounds[there] - begin[:-1], len(share), mine, degree
 
     for number, (found, product) in helped(join, tasks(), run):
-        rows = _rows_of(shares[number], bounds)
-        index[rows], value[rows] = found, product
-    return index, value
+        yield _rows_of(shares[number], bounds), found, product
 
 
 def _shares(group: IntArray, bounds: IntArray) -> list[IntArray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numba
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from thriftune.selection.engine.blocks import Run
 from thriftune.selection.engine.helpers import helpers
-from thriftune.selection.engine.join import join, join_elsewhere, pairs_of
+from thriftune.selection.engine.join import join, join_by_shares, pairs_of
 from thriftune.selection.engine.tiles import to_similarity as scale_to_similarity
 from thriftune.selection.engine.width import Similarity
 from thriftune.types import BoolArray, FloatArray, IntArray
@@ -34,30 +35,44 @@ def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) ->
         (n, degree) int32 rows, -1 where fewer were found, and (n, degree) float32 similarities; in no order.
     """
     n = len(sim)
-    centres, labels = clusters(sim.a, max(1, round(n / _CLUSTER)), run)
+    index = np.empty((n, degree), np.int32)
+    value = np.empty((n, degree), np.float32)
+    for rows, found, similarity in neighbours_by_shares(sim, degree, probes, run, whole=helpers.get() is None):
+        index[rows], value[rows] = found, similarity
+    return index, value
+
+
+def neighbours_by_shares(
+    sim: Similarity, degree: int, probes: int, run: Run[Any], *, whole: bool = False
+) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
+    """The `neighbour_graph` in shares of rows that are near each other; or as one.
+
+    Yields:
+        Rows (m,), and their neighbours and similarities (m, degree); in any order.
+    """
+    centres, labels = clusters(sim.a, max(1, round(len(sim) / _CLUSTER)), run)
     order, bounds = by_label(labels, len(centres))
-    near = _near_clusters(centres, np.diff(bounds) > 0, probes, run)
+    pairs = pairs_of(_near_clusters(centres, np.diff(bounds) > 0, probes, run))
     # Under cosine all rows count as unit vectors: minus half the squared distance is then the product less 1.
-    half = np.full(n, 0.5, np.float32) if sim.gamma is None else sim.half
-    pairs = pairs_of(near)
-    if helpers.get() is None:
-        index, value = join(sim.a[order], half[order], bounds, np.zeros_like(bounds), len(centres), pairs, degree, run)
+    half = np.full(len(sim), 0.5, np.float32) if sim.gamma is None else sim.half
+    if whole:
+        found = join(sim.a[order], half[order], bounds, np.zeros_like(bounds), len(centres), pairs, degree, run)
+        shares: Iterator[tuple[IntArray, IntArray, FloatArray]] = iter([(np.arange(len(sim)), *found)])
     else:
         _, group = clusters(centres, max(1, round(math.sqrt(len(centres)))), run)
-        index, value = join_elsewhere(sim.a, half, order, bounds, group, pairs, degree, run)
+        shares = join_by_shares(sim.a, half, order, bounds, group, pairs, degree, run)
     zeros = np.zeros(degree, np.float32)
+    for places, index, value in shares:
 
-    def to_similarity(first: int) -> None:
-        part = slice(first, first + _TILE)
-        index[part] = np.where(index[part] >= 0, order[index[part]], -1)
-        if sim.gamma is None:
-            value[part] += 1
-        scale_to_similarity(value[part], np.zeros(len(value[part]), np.float32), zeros, np.float32(sim.scale))
+        def to_similarity(first: int, index: IntArray = index, value: FloatArray = value) -> None:
+            part = slice(first, first + _TILE)
+            index[part] = np.where(index[part] >= 0, order[index[part]], -1)
+            if sim.gamma is None:
+                value[part] += 1
+            scale_to_similarity(value[part], np.zeros(len(value[part]), np.float32), zeros, np.float32(sim.scale))
 
-    run(to_similarity, range(0, n, _TILE))
-    back = np.empty(n, np.int64)
-    back[order] = np.arange(n)
-    return index[back], value[back]
+        run(to_similarity, range(0, len(index), _TILE))
+        yield order[places], index, value
 
 
 def clusters(a: FloatArray, count: int, run: Run[Any]) -> tuple[FloatArray, IntArray]:
