@@ -21,7 +21,7 @@ from known_study import known_study, results, settings
 from thriftune.artifacts import read_json, read_record, read_table, write_json, write_table
 from thriftune.bench import run
 from thriftune.bench.run import bench
-from thriftune.errors import BenchError
+from thriftune.errors import BenchError, StudyError
 from thriftune.report.analysis import read_analysis
 from thriftune.study import Study
 from thriftune.types import Picks
@@ -176,19 +176,18 @@ def test_a_second_process_is_told_who_holds_it(finished: Study) -> None:
     with holding:
         assert holding.stdout is not None and holding.stdin is not None
         assert holding.stdout.readline() == "held\n"
-        with pytest.raises(BenchError, match=f"process {holding.pid} on .*, since .* is at work on bench 'bench'"):
+        with pytest.raises(StudyError, match=rf"at work on bench-bench of .* \(process {holding.pid} on .*, since "):
             bench(finished, settings(), say=silent)
         holding.stdin.close()
     assert bench(finished, settings(), say=silent) is not None
-    assert not (finished.bench_directory("bench") / "holder.json").exists()
+    assert not (finished.path / ".bench-bench.holder").exists()
 
 
 HOLDING = """
 import sys
-from thriftune.bench.holder import held
 from thriftune.study import Study
 study = Study(sys.argv[1])
-with held(study, "bench", study.bench_directory("bench")):
+with study.lock("bench-bench"):
     print("held", flush=True)
     sys.stdin.read()
 """

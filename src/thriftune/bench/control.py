@@ -21,7 +21,6 @@ from thriftune.bench.contrast import compare, sentences
 from thriftune.bench.design import BASE, RANDOM, Cell, digest, draw_items
 from thriftune.bench.estimate import duration
 from thriftune.bench.execute import Job, estimate_of, execute, open_crew, planned_rates, probe, salt_of
-from thriftune.bench.holder import held
 from thriftune.config import BenchConfig, SelectConfig
 from thriftune.errors import BenchError
 from thriftune.selection.cut import prefix_closed
@@ -79,7 +78,7 @@ def control_arm(study: Study, config: BenchConfig, *, dry_run: bool = False, say
     if dry_run:
         say("a dry run selects nothing; when all is answered, models trained on equally many of either are compared")
         return None
-    with held(study, config.name, directory):
+    with study.lock(f"bench-{config.name}"):
         file = directory / "plan.json"
         if not file.exists():
             _select(study, config, strategy, {"designed": designed, "control": control}, names)

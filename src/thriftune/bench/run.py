@@ -12,7 +12,6 @@ from thriftune.bench import present, record
 from thriftune.bench.conclude import conclude
 from thriftune.bench.design import BASE, Cell
 from thriftune.bench.execute import Job, Say, estimate_of, execute, note_error, open_crew, planned_rates, probe, salt_of
-from thriftune.bench.holder import held
 from thriftune.bench.picks import Chosen, choose
 from thriftune.bench.plan import Plan
 from thriftune.config import BenchConfig
@@ -55,7 +54,7 @@ def bench(
             say(line)
         return None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(held(study, config.name, directory))
+        stack.enter_context(study.lock(f"bench-{config.name}"))
         stored = record.read_plan(file) if file.exists() else None
         finished = sum(cell_files.cell_file(directory, cell).exists() for cell in plan.cells)
         begun: dict[str, str] = {}
