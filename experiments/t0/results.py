@@ -1,0 +1,147 @@
+"""The study's tables and figures from its per-item results, which hold no prompt texts.
+
+python experiments/t0/results.py collect STUDY NAME     # a finished bench into docs/results/study/NAME.parquet
+python experiments/t0/results.py                        # redraw docs/results/study/*.png and print the tables
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from thriftune.bench.efficiency import analyse
+from thriftune.evaluation.metrics import higher_is_better
+
+plt.switch_backend("agg")
+HERE = Path(__file__).resolve().parents[2] / "docs" / "results" / "study"
+UNSEEN = ("cosmos_qa", "dbpedia_14", "glue_qqp", "paws_labeled_final", "quarel")
+GENERATIVE = ("common_gen", "gigaword", "wiki_bio")
+DECLARED = "nll"
+KEYS = ("strategy", "task", "item", "metric")
+
+
+def collect(study: Path, name: str) -> None:
+    """Keep a bench's results and its plan, compactly."""
+    source = study / "bench" / name
+    table = pq.read_table(source / "results.parquet").replace_schema_metadata(None)
+    table = table.sort_by([(c, "ascending") for c in ("metric", "strategy", "budget", "seed", "task", "item")])
+    for column in KEYS:
+        table = table.set_column(table.column_names.index(column), column, table[column].dictionary_encode())
+    for column, kind in (("budget", pa.int16()), ("seed", pa.int16()), ("value", pa.float32())):
+        table = table.set_column(table.column_names.index(column), column, table[column].cast(kind))
+    HERE.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, HERE / f"{name}.parquet", compression="zstd", compression_level=19)
+    plan = json.loads((source / "plan.json").read_text(encoding="utf-8"))
+    kept = {key: plan[key] for key in ("config", "versions", "model", "created") if key in plan}
+    (HERE / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def slices(table: pa.Table) -> dict[str, pa.Table]:
+    """The held-out prompts of tasks in the pool, which decide, and the others, which are reported apart."""
+    unseen = pc.is_in(table["task"].cast(pa.string()), pa.array(UNSEEN))
+    generative = pc.is_in(table["task"].cast(pa.string()), pa.array(GENERATIVE))
+    seen = pc.invert(unseen)
+    return {
+        "tasks of the pool": table.filter(seen),
+        "of these, long answers": table.filter(generative),
+        "of these, short answers": table.filter(pc.and_(seen, pc.invert(generative))),
+        "tasks not in the pool": table.filter(unseen),
+    }
+
+
+def redraw(file: Path) -> None:
+    """Print an experiment's tables and draw its curves and savings."""
+    table = pq.read_table(file)
+    for column in KEYS:
+        table = table.set_column(table.column_names.index(column), column, table[column].cast(pa.string()))
+    for column, kind in (("budget", pa.int64()), ("seed", pa.int64()), ("value", pa.float64())):
+        table = table.set_column(table.column_names.index(column), column, table[column].cast(kind))
+    metrics = sorted(set(table["metric"].to_pylist()), key=lambda m: (m != DECLARED, m))
+    print(f"\n## {file.stem}\n")
+    for title, rows in slices(table).items():
+        for metric in metrics:
+            some = rows.filter(pc.equal(rows["metric"], metric))
+            if not some.num_rows:
+                continue
+            found = analyse(some, metrics={metric: higher_is_better(metric)})
+            tell(found, f"{title}, {metric}")
+            if (title, metric) == ("tasks of the pool", DECLARED):
+                draw(found, HERE / f"{file.stem}.png")
+
+
+def draw(found: dict[str, Any], file: Path) -> None:
+    """Learning curves, and what they say is saved, side by side."""
+    one = found["metrics"][0]
+    figure, (curves, savings) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=[3, 2], layout="constrained")
+    names = list(dict.fromkeys(p["strategy"] for p in one["curves"] if p["budget"]))
+    for place, name in enumerate(names):
+        points = sorted((p for p in one["curves"] if p["strategy"] == name), key=lambda p: p["budget"])
+        x, y = [p["budget"] for p in points], [p["mean"] for p in points]
+        plain = name == found["baseline"]
+        (line,) = curves.plot(x, y, "o-", color="0.35" if plain else None, lw=2 if plain else 1.4, ms=4, label=name)
+        if all(p["low"] is not None for p in points):
+            curves.fill_between(
+                x, [p["low"] for p in points], [p["high"] for p in points], color=line.get_color(), alpha=0.12, lw=0
+            )
+        for s in one["strategies"]:
+            if s["strategy"] == name and s["saved"] is not None:
+                low, high = (
+                    (-1 if s["saved_low"] is None else s["saved_low"]),
+                    (1 if s["saved_high"] is None else s["saved_high"]),
+                )
+                savings.plot([100 * low, 100 * high], [place, place], color=line.get_color())
+                savings.plot(100 * s["saved"], place, "o", color=line.get_color())
+    budgets = found["budgets"]
+    curves.set_xscale("log")
+    curves.set_xticks(budgets, [f"{b:,}" for b in budgets])
+    curves.minorticks_off()
+    curves.set_xlabel("annotations")
+    curves.set_ylabel("nats a response token")
+    curves.legend(frameon=False, fontsize=8)
+    savings.axvline(0, color="0.6", lw=1)
+    savings.set_yticks(range(len(names)), names)
+    savings.set_ylim(len(names) - 0.5, 0.5)
+    savings.set_xlim(-60, 60)
+    savings.set_xlabel("annotations saved against random, % (simultaneous 95 % intervals)")
+    for axes in (curves, savings):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="both", color="0.92")
+    figure.savefig(file, dpi=160)
+    plt.close(figure)
+
+
+def tell(found: dict[str, Any], title: str) -> None:
+    one = found["metrics"][0]
+    budgets = found["budgets"]
+    print(f"### {title}: {found['items']} items, {len(found['seeds'])} seeds\n")
+    print("| strategy |" + "".join(f" {b} |" for b in budgets) + " saved (interval) |")
+    print("|---|" + "---:|" * (len(budgets) + 1))
+    intervals = {s["strategy"]: s for s in one["strategies"]}
+    names = list(dict.fromkeys(p["strategy"] for p in one["curves"]))
+    for name in names:
+        means = {p["budget"]: p["mean"] for p in one["curves"] if p["strategy"] == name}
+        s = intervals.get(name)
+        share = (
+            "" if s is None else f"{_percent(s['saved'])} ({_percent(s['saved_low'])} to {_percent(s['saved_high'])})"
+        )
+        print(f"| {name} |" + "".join(f" {means.get(b, float('nan')):.4f} |" for b in budgets) + f" {share} |")
+    print()
+
+
+def _percent(share: float | None) -> str:
+    return "open" if share is None else f"{100 * share:.0f} %"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["collect"]:
+        collect(Path(sys.argv[2]), sys.argv[3])
+    else:
+        for found in sorted(HERE.glob("*.parquet")):
+            redraw(found)
