@@ -109,7 +109,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     savings.set_yticks(range(len(names)), names)
     savings.set_ylim(len(names) - 0.5, 0.5)
     savings.set_xlim(-60, 60)
-    savings.set_xlabel("annotations saved against random, % (simultaneous 95 % intervals)")
+    savings.set_xlabel("annotations saved against random, %\n(simultaneous 95 % intervals)")
     for axes in (curves, savings):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="both", color="0.92")
