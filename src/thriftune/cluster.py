@@ -59,16 +59,15 @@ class Crew:
         self.setup, self.say = setup, say
         self.members, self.starting, self.idle = dict[int, Any](), dict[Any, int](), list[int]()
         self.mine = not self.ray.is_initialized()
-        if self.mine:
-            local = {"num_cpus": max(workers or 1, _cores()), "include_dashboard": False} if address == "local" else {}
-            try:
-                _reach(address)
+        local = {"num_cpus": max(workers or 1, _cores()), "include_dashboard": False} if address == "local" else {}
+        try:
+            _reach(address)
+            if self.mine:
                 self.ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
-            except (OSError, RuntimeError, ValueError) as error:
-                raise ClusterError(
-                    f"no Ray cluster at {address!r} ({_short(error)}): give the address of its head node, "
-                    "or --ray local"
-                ) from None
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ClusterError(
+                f"no Ray cluster at {address!r} ({_short(error)}): give the address of its head node, or --ray local"
+            ) from None
         machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         self.workers, gpu, cores = share(machines, workers, gpus)
         # Ray gives an actor as many threads as it has cores.
