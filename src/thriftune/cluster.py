@@ -64,10 +64,10 @@ class Crew:
             _reach(address)
             if self.mine:
                 self.ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ClusterError(
-                f"no Ray cluster at {address!r} ({_short(error)}): give the address of its head node, or --ray local"
-            ) from None
+        except Exception as error:  # Ray raises just that where a machine is too busy to start in time
+            what = "Ray does not start here" if address == "local" else f"no Ray cluster at {address!r}"
+            todo = "try again" if address == "local" else "give the address of its head node, or --ray local"
+            raise ClusterError(f"{what} ({_short(error)}): {todo}") from None
         machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         self.workers, gpu, cores = share(machines, workers, gpus)
         # Ray gives an actor as many threads as it has cores.

@@ -27,15 +27,21 @@ from thriftune.types import FloatArray, IntArray
 _TILE = 1024
 _BLOCK = 2**15  # rows of a block of pairs that one machine counts
 _EDGE = 24.0  # bytes an edge takes while greedy runs
-_DEGREE = 32
+_DEGREES = (32, 128)
 _PREFIXES = (0.125, 0.25, 0.5, 1.0)  # of the picks, after which everyone's gain is counted
 _SPARE = 2  # proposals for each pick
 
 
-def parts_needed(n: int) -> int:
+def parts_needed(n: int, budget: int) -> int:
     """In how many parts the graph of a pool of ``n`` rows fits into memory, one at a time."""
-    needed, free = _EDGE * n * min(n, _DEGREE), free_memory()
-    return 1 if needed <= 0.6 * free else math.ceil(needed / (0.3 * free))
+    free = free_memory()
+    if _EDGE * n * min(n, _DEGREES[0]) <= 0.6 * free:
+        return 1
+    return math.ceil(_EDGE * n * _degree(n, budget) / (0.3 * free))
+
+
+def _degree(n: int, budget: int) -> int:
+    return min(n, max(_DEGREES[0], min(_DEGREES[1], math.ceil(5 * n / max(budget, 1)))))
 
 
 def partitioned(
@@ -59,7 +65,7 @@ def partitioned(
         advance: called with the number of picks made.
     """
     n = len(sim)
-    degree = min(n, _DEGREE)
+    degree = _degree(n, budget)
     begun, value, cover = len(state.rows), state.value, state.cover.copy()
     with tempfile.TemporaryDirectory(prefix="thriftune-") as folder:
         shares = []
