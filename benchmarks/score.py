@@ -5,9 +5,10 @@
 Every side runs in a process of its own on the same rendered prompts: same model, precision, longest answer and columns
 (mean and largest entropy, likelihoods, margins, mean-pooled last hidden state; no prompt likelihood). The scripts take
 the prompts as they come in fixed batches; `lm-polygraph` is the script of 8 with that library's estimators. Loading
-and rendering are not timed; the first batch is run once before, and not timed either. Memory is the peak above the
+and rendering are not timed; two prompts are run once before, and not timed either. Memory is the peak above the
 loaded model. The floor is 2 x parameters x tokens (prompts and answers) at the rate of a large matrix product, measured
-in the same process. Without --pool the prompts are random words with the lengths of a mixture of instruction data.
+in the same process; on a CPU both are in CPU seconds, which other processes disturb least. Without --pool the prompts
+are random words with the lengths of a mixture of instruction data.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import numpy as np
 SIDES = ("thriftune", "script 8", "script 32", "lm-polygraph")
 COLUMNS = ("mean_entropy", "max_entropy", "least_confidence", "mean_nll", "mean_margin", "min_margin")
 Row = dict[str, Any]
+EMBEDDING = [0.0]  # CPU seconds spent on thriftune's embeddings
 
 
 def rendered(options: argparse.Namespace, lm: Any) -> list[Any]:
@@ -71,6 +73,16 @@ def ours(lm: Any, prompts: list[Any], options: argparse.Namespace) -> list[Row]:
         most_prompts=options.batch_prompts or most,
     )
     scorer = Pass(lm, max_new_tokens=options.new_tokens, prompt_nll=False)
+    pool = scorer._pool
+
+    def timed(*arguments: Any) -> Any:
+        began = time.process_time()
+        try:
+            return pool(*arguments)
+        finally:
+            EMBEDDING[0] += time.process_time() - began
+
+    scorer._pool = timed  # type: ignore[method-assign]
     rows: list[Row] = [{}] * len(prompts)
     for part in range(plan.parts):
         for batch in plan.batches(part):
@@ -163,15 +175,16 @@ def _polygraph(module: str) -> Any:
 
 
 def matmul_rate(lm: Any) -> float:
-    """Floating-point operations a second of a large matrix product in the model's precision."""
+    """Floating-point operations a second (on a CPU: a CPU second) of a large product in the model's precision."""
     import torch
 
+    clock = time.perf_counter if lm.device.startswith("cuda") else time.process_time
     a, b = (torch.randn(2048, 2048, device=lm.device).to(lm.model.dtype) for _ in range(2))
     best = float("inf")
     for _ in range(5):
-        began = time.perf_counter()
+        began = clock()
         (a @ b).sum().item()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, clock() - began)
     return 2 * 2048**3 / best
 
 
@@ -192,19 +205,20 @@ def child(side: str, options: argparse.Namespace) -> None:
             return ours(lm, some, options)
         return script(lm, some, options, 32 if side == "script 32" else 8, side == "lm-polygraph")
 
-    run(prompts[:8])
+    before = torch.cuda.memory_allocated() if cuda else _memory("VmRSS")
+    run(prompts[:2])
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
     else:
         Path("/proc/self/clear_refs").write_text("5")
-        before = _memory("VmRSS")
+    EMBEDDING[0] = 0.0
     began, worked = time.perf_counter(), time.process_time()
     rows = run(prompts)
     if cuda:
         torch.cuda.synchronize()
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
     peak = torch.cuda.max_memory_allocated() if cuda else _memory("VmHWM")
+    embedding = EMBEDDING[0]
     tokens = sum(len(p.ids) for p in prompts) + sum(len(r["tokens"]) for r in rows)
     parameters = sum(p.numel() for p in lm.model.parameters())
     answers = [{**{c: r[c] for c in COLUMNS}, "tokens": r["tokens"]} for r in rows]
@@ -213,7 +227,8 @@ def child(side: str, options: argparse.Namespace) -> None:
         "cpu_seconds": cpu_seconds,
         "memory": peak - before,
         "tokens": tokens,
-        "floor": 2 * parameters * tokens / matmul_rate(lm),
+        "above_floor": (seconds if cuda else cpu_seconds) / (2 * parameters * tokens / matmul_rate(lm)),
+        "embedding": embedding / cpu_seconds,
     }
     print(json.dumps({**found, "answers": answers}))
 
@@ -270,12 +285,14 @@ def main() -> None:
         f"median of {options.runs}: {options.prompts} prompts, {middle(options.sides[0], 'tokens'):,.0f} tokens with "
         f"answers of up to {options.new_tokens}, {options.dtype} on {options.device}, {options.threads} threads"
     )
-    print(f"{'':14} {'prompts/min':>11} {'CPU s':>8} {'memory above model':>19} {'of the floor':>13}")
+    print(f"{'':14} {'prompts/min':>11} {'CPU s':>8} {'memory above model':>19} {'above the floor':>16}")
     for side in options.sides:
         print(
             f"{side:14} {options.prompts / middle(side, 'seconds') * 60:11,.0f} {middle(side, 'cpu_seconds'):8,.1f} "
-            f"{middle(side, 'memory') / 2**20:15,.0f} MiB {middle(side, 'seconds') / middle(side, 'floor'):11.1f} x"
+            f"{middle(side, 'memory') / 2**20:15,.0f} MiB {middle(side, 'above_floor'):14.1f} x"
         )
+    if "thriftune" in options.sides:
+        print(f"thriftune's embeddings: {middle('thriftune', 'embedding'):.1%} of its CPU time")
     one = options.sides[0]
     for side in options.sides[1:]:
         print(

@@ -14,7 +14,8 @@ from thriftune.model import LanguageModel
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_CPU_BATCH = (8192, 64)
+_CPU_BATCH = (16_384, 64)
+_CPU_CACHE = 1 << 30  # bytes of keys and values a batch may hold
 _EXHAUSTED = ("can't allocate memory", "out of memory", "not enough memory", "cublas_status_alloc_failed")
 _GPU_MOST_PROMPTS = 256
 
@@ -29,8 +30,9 @@ def batch_limits(lm: LanguageModel) -> tuple[int, int]:
         (tokens, prompts).
     """
     if not lm.device.startswith("cuda"):
-        # On a CPU larger batches gain nothing once the matrix products are large, and pad more.
-        return _CPU_BATCH
+        # On a CPU larger batches gain little once the matrix products of a step are large, and pad more.
+        tokens, prompts = _CPU_BATCH
+        return max(1024, min(tokens, _CPU_CACHE // cache_bytes(lm))), prompts
     import torch
 
     free, _ = torch.cuda.mem_get_info(lm.device)

@@ -7,6 +7,7 @@ import pytest
 from thriftune.errors import ModelError
 from thriftune.model import load
 from thriftune.render import Renderer
+from thriftune.scoring import plan
 from thriftune.scoring.transformers import Pass
 from thriftune.scoring.uncertainty import aggregate
 from thriftune.types import Prompt
@@ -51,11 +52,11 @@ def test_embeddings_are_the_pooled_hidden_states(lm, rendered, layers, pooling):
         np.testing.assert_allclose(answer.embedding, np.concatenate(expected), atol=1e-4)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("size", [1, 5, 33])
-def test_batch_size_and_padding_do_not_matter_in_float32(lm, rendered, side, size):
+@pytest.mark.parametrize(("size", "group"), [(1, 512), (5, 20), (33, 1), (33, 60), (33, 100_000)])
+def test_batch_size_groups_and_padding_do_not_matter_in_float32(lm, rendered, size, group, monkeypatch):
     reference = [Pass(lm, max_new_tokens=16).run([r])[0] for r in rendered]
-    scorer = Pass(lm, max_new_tokens=16, padding_side=side)
+    monkeypatch.setattr(plan, "_CPU_GROUP", group)
+    scorer = Pass(lm, max_new_tokens=16)
     answers = [a for i in range(0, len(rendered), size) for a in scorer.run(rendered[i : i + size])]
     for ours, one in zip(answers, reference, strict=True):
         assert ours.tokens == one.tokens
@@ -111,7 +112,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_other_architectures(kind, lm, rendered):
+def test_other_architectures(kind, lm, rendered, monkeypatch):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -122,6 +123,7 @@ def test_other_architectures(kind, lm, rendered):
     config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **special, **CONFIGS[kind])
     torch.manual_seed(0)
     other = LanguageModel(AutoModelForCausalLM.from_config(config).eval(), tokenizer, kind, "", "cpu", "float32")
+    monkeypatch.setattr(plan, "_CPU_GROUP", 40)  # whose prompts can be read in groups, and whose cannot
     scorer = Pass(other, max_new_tokens=8)
     scorer.check()
     # Answers must end at different steps, so that rows leave the cache: stop at whatever one of them says third.

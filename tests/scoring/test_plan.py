@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thriftune.scoring.plan import make_plan
+from thriftune.scoring.plan import groups, make_plan
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=200)
 
@@ -57,3 +57,12 @@ def test_a_fixed_batch_size_is_kept():
 def test_large_pools_have_a_bounded_number_of_parts():
     plan = plan_of([100] * 300_000, most_prompts=64)
     assert 1000 <= plan.parts <= 2100
+
+
+@given(LENGTHS, st.integers(1, 5000))
+def test_groups_cover_a_batch_in_order_and_are_bounded(lengths, most):
+    lengths = sorted(lengths, reverse=True)
+    found = list(groups(lengths, most))
+    assert [i for start, end in found for i in range(start, end)] == list(range(len(lengths)))
+    assert all(end - start == 1 or (end - start) * lengths[start] <= most for start, end in found)
+    assert list(groups(lengths, None)) == [(0, len(lengths))]

@@ -58,10 +58,9 @@ def test_answers_are_those_of_generate(lm, rendered, answers):
         assert answer.tokens == theirs[0, ids.shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_float32_batches_agree_with_single_prompts(lm, rendered, answers, side):
+def test_float32_batches_agree_with_single_prompts(lm, rendered, answers):
     for start, size in ((0, 1), (5, 1), (24, 8)):
-        some = Pass(lm, max_new_tokens=STEPS, padding_side=side).run(rendered[start : start + size])
+        some = Pass(lm, max_new_tokens=STEPS).run(rendered[start : start + size])
         for one, batched in zip(some, answers[start:], strict=False):
             assert one.tokens == batched.tokens
             for name, value in columns(one).items():

@@ -15,7 +15,8 @@ from thriftune.render import Renderer
 from thriftune.scoring import memory
 from thriftune.scoring.columns import part_table
 from thriftune.scoring.plan import Plan
-from thriftune.scoring.transformers import Answer, Pass, overflow
+from thriftune.scoring.prompt_nll import overflow
+from thriftune.scoring.transformers import Answer, Pass
 from thriftune.types import Prompt
 
 if TYPE_CHECKING:

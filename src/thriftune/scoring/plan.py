@@ -6,7 +6,7 @@ continues; the plan is stored beside the parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from thriftune.types import IntArray
 
 _PART_TOKENS = 16_384  # work lost at most when a run dies
 _MOST_PARTS = 2_000
+_CPU_GROUP, _GPU_GROUP = 512, 16_384  # padded tokens
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,25 @@ def make_plan(
             part_number, filled = part_number + 1, 0
         number, position = number + 1, end
     return Plan(np.asarray(rows, np.int64)[order], batch, part)
+
+
+def group_tokens(device: str) -> int:
+    """Padded tokens of prompts that are read together: enough to keep the hardware busy, few enough for its caches."""
+    return _CPU_GROUP if device == "cpu" else _GPU_GROUP
+
+
+def groups(lengths: Sequence[int], most: int | None) -> Iterator[tuple[int, int]]:
+    """Bounds of the groups in which a batch's prompts are read, before all of them are answered together.
+
+    Args:
+        lengths: tokens of each, longest first.
+        most: padded tokens a group, unless it is a single prompt; None for one group.
+
+    Yields:
+        (start, end).
+    """
+    start = 0
+    while start < len(lengths):
+        end = len(lengths) if most is None else min(len(lengths), start + max(1, most // lengths[start]))
+        yield start, end
+        start = end

@@ -11,10 +11,11 @@ import numpy as np
 from thriftune.errors import ModelError, ScoreError
 from thriftune.model import LanguageModel
 from thriftune.render import Rendered
+from thriftune.scoring.plan import group_tokens, groups
+from thriftune.scoring.prompt_nll import check_projection, overflow, prompt_nll
 from thriftune.scoring.uncertainty import Step, reduce_logits
 from thriftune.types import FloatArray
 
-_VOCABULARY_ROWS = 256  # rows of (row, vocabulary) logits held at once for prompt_nll
 _COMPACT = 0.25  # finished share of a batch at which its cache is worth copying
 
 
@@ -39,22 +40,16 @@ class Answer:
     prompt_nll: float | None = None
 
 
-def overflow(lm: LanguageModel) -> str:
-    """What to say when the model's numbers are not finite."""
-    return f"{lm.spec} yields numbers that are not finite in {lm.dtype}: use --dtype bfloat16 or float32"
-
-
 class Pass:
     """One pass of a model over batches of prompts.
 
     Args:
         lm: the model.
-        max_new_tokens: longest draft answer.
+        max_new_tokens: longest draft answer; 0 for none.
         layers: hidden states to embed with: ``last`` (after the final norm) or layer numbers, comma-separated;
             layer i is the output of block i, 0 the token embeddings; several are concatenated.
         pooling: ``mean``, ``last`` or ``weighted`` (position-weighted mean) over the user's tokens.
         prompt_nll: also project the user's tokens on the vocabulary.
-        padding_side: where batches are padded; results agree to rounding.
 
     Raises:
         ModelError: a layer does not exist, or its output cannot be found in this architecture.
@@ -68,16 +63,15 @@ class Pass:
         layers: str = "last",
         pooling: Literal["mean", "last", "weighted"] = "mean",
         prompt_nll: bool = True,
-        padding_side: Literal["left", "right"] = "left",
     ) -> None:
         self.lm = lm
         self.max_new_tokens = max_new_tokens
         self.pooling = pooling
         self.prompt_nll = prompt_nll
-        self.padding_side = padding_side
         self.decoder = lm.model.get_decoder()
         self.layers = self._resolve(layers)
         self._projection_checked = False
+        self._group_tokens: int | None = group_tokens(lm.device)
 
     def _resolve(self, layers: str) -> list[int]:
         count = int(self.lm.model.config.get_text_config().num_hidden_layers)
@@ -115,9 +109,37 @@ class Pass:
 
         with torch.inference_mode():
             answers = [Answer() for _ in prompts]
-            logits, cache, mask, positions = self._prefill(prompts, answers)
-            self._decode(answers, logits, cache, mask, positions)
+            # Longest first: prompts of like lengths then read together need little padding.
+            order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
+            self._answer([prompts[i] for i in order], [answers[i] for i in order])
         return answers
+
+    def _answer(self, prompts: Sequence[Rendered], answers: list[Answer]) -> None:
+        import torch
+
+        from thriftune.scoring.cache import join, joinable
+
+        decode = self.max_new_tokens > 1
+        logits, caches = [], []
+        for start, end in groups([len(p.ids) for p in prompts], self._group_tokens):
+            last, cache = self._prefill(prompts[start:end], answers[start:end])
+            if decode and end - start < len(prompts) and not joinable(cache):
+                self._group_tokens = None  # from now on a batch is read at once
+                self._answer(prompts, answers)
+                return
+            logits.append(last)
+            caches.append(cache)
+        if not self.max_new_tokens:
+            return
+        lengths = torch.tensor([len(p.ids) for p in prompts], device=self.lm.device)
+        columns = int(lengths[0])
+        if decode and joinable(caches[0]):
+            # One column that nobody sees: without padding transformers drops the mask, and then attends to grouped
+            # keys in a way that takes four times as long on a CPU.
+            columns += 1
+            caches = [join(caches, columns, self.max_new_tokens - 1)]
+        mask = (torch.arange(columns, device=self.lm.device) >= columns - lengths[:, None]).long()
+        self._decode(answers, torch.cat(logits), caches[0], mask, lengths)
 
     def check(self) -> None:
         """Compare two padded prompts and two steps with the model's plain forward, before anything depends on them.
@@ -153,30 +175,27 @@ class Pass:
 
     # --- prefill ----------------------------------------------------------------------------------------------------
 
-    def _prefill(self, prompts: Sequence[Rendered], answers: list[Answer]) -> tuple[Any, Any, Any, Any]:
+    def _prefill(self, prompts: Sequence[Rendered], answers: list[Answer]) -> tuple[Any, Any]:
+        """The last position's logits, and the cache, of prompts padded on the left."""
         import torch
 
         device = self.lm.device
         lengths = [len(p.ids) for p in prompts]
         longest = max(lengths)
-        starts = [longest - n if self.padding_side == "left" else 0 for n in lengths]
+        starts = [longest - n for n in lengths]
         ids = torch.full((len(prompts), longest), next(iter(self.lm.stop_ids), 0), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):
-            ids[row, start : start + len(prompt.ids)] = torch.from_numpy(prompt.ids)
-            mask[row, start : start + len(prompt.ids)] = 1
+            ids[row, start:] = torch.from_numpy(prompt.ids)
+            mask[row, start:] = 1
         positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
-        last = torch.tensor([s + n - 1 for s, n in zip(starts, lengths, strict=True)])
-        ends, where = last.unique(return_inverse=True)
 
-        pooled: list[list[Any]] = [[] for _ in prompts]
-        pools = [self._weights(p, s) for p, s in zip(prompts, starts, strict=True)]
+        pooled: list[Any] = []
         final: list[Any] = []
 
         def pool(_module: Any, _inputs: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) or hasattr(output, "to_tuple") else output
-            for row, (rows, weights) in enumerate(pools):
-                pooled[row].append(weights.to(device) @ hidden[row, rows.to(device)].float())
+            pooled.append(self._pool(hidden, prompts, starts))
 
         def keep(_module: Any, _inputs: Any, output: Any) -> None:
             final.append(output[0])
@@ -192,93 +211,53 @@ class Pass:
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 position_ids=positions.to(device),
-                use_cache=True,
-                logits_to_keep=ends.to(device),
+                use_cache=self.max_new_tokens > 1,
+                logits_to_keep=1,
             )
         finally:
             for handle in handles:
                 handle.remove()
-        if output.logits.shape[1] != len(ends) or not all(len(p) == len(order) for p in pooled):
+        if output.logits.shape[1] != 1 or len(pooled) != len(order):
             raise ModelError(f"{self.lm.spec} is not a decoder that thriftune can run")
-        logits = output.logits[torch.arange(len(prompts)), where]
-        for row, answer in enumerate(answers):
-            parts = [pooled[row][order.index(i)] for i in range(len(order))]
-            answer.embedding = torch.cat(parts).cpu().numpy()
+        logits = output.logits[:, -1]
+        embeddings = torch.cat([pooled[order.index(i)] for i in range(len(order))], dim=1).cpu().numpy()
+        for answer, embedding in zip(answers, embeddings, strict=True):
+            answer.embedding = embedding
         if self.prompt_nll:
-            self._check_projection(final[0][torch.arange(len(prompts)), last.to(device)], logits)
-            self._prompt_nll(prompts, starts, final[0], answers)
-        return logits, output.past_key_values, mask.to(device), torch.tensor(lengths)
+            if not self._projection_checked:
+                check_projection(self.lm, final[0][:, -1], logits)
+                self._projection_checked = True
+            for answer, nll in zip(answers, prompt_nll(self.lm, prompts, starts, final[0]), strict=True):
+                answer.prompt_nll = nll
+        return logits, output.past_key_values if self.max_new_tokens > 1 else None
 
-    def _weights(self, prompt: Rendered, start: int) -> tuple[Any, Any]:
-        """Positions in the padded row to pool, and their weights."""
+    def _pool(self, hidden: Any, prompts: Sequence[Rendered], starts: list[int]) -> Any:
+        """Hidden states [b x t x d] pooled over each prompt's user tokens: [b x d] float32."""
         import torch
 
-        rows = np.flatnonzero(prompt.user)
-        if len(rows) > 1 and rows[0] == 0:
-            rows = rows[1:]  # the first position holds massive activations whatever the token
-        if not len(rows):
-            rows = np.array([len(prompt.ids) - 1])
-        if self.pooling == "last":
-            rows = rows[-1:]
-        weights = np.arange(1, len(rows) + 1) if self.pooling == "weighted" else np.ones(len(rows))
-        return torch.from_numpy(rows + start), torch.from_numpy((weights / weights.sum()).astype(np.float32))
-
-    # --- prompt NLL -------------------------------------------------------------------------------------------------
-
-    def _project(self, hidden: Any) -> Any:
-        """Vocabulary logits of final hidden states [m x d], as the model's own forward makes them."""
-        config = self.lm.model.config.get_text_config()
-        logits = self.lm.model.get_output_embeddings()(hidden).float()
-        if getattr(config, "logits_scaling", None):
-            logits = logits / config.logits_scaling
-        if getattr(config, "logit_scale", None):
-            logits = logits * config.logit_scale
-        cap = getattr(config, "final_logit_softcapping", None)
-        return logits if not cap else (logits / cap).tanh() * cap
-
-    def _check_projection(self, hidden: Any, logits: Any) -> None:
-        import torch
-
-        if self._projection_checked:
-            return
-        if not torch.isfinite(logits).all():
-            raise ScoreError(overflow(self.lm))
-        tolerance = 1e-3 if self.lm.dtype == "float32" else 0.5
-        if not torch.allclose(self._project(hidden), logits.float(), atol=tolerance, rtol=0.02):
-            raise ModelError(f"{self.lm.spec} changes its logits in a way thriftune does not know: add --no-prompt-nll")
-        self._projection_checked = True
-
-    def _prompt_nll(self, prompts: Sequence[Rendered], starts: list[int], hidden: Any, answers: list[Answer]) -> None:
-        import torch
-
-        # Position i - 1 predicts token i; the very first token has nothing before it.
-        targets = [np.flatnonzero(p.user[1:]) + 1 for p in prompts]
-        owner = np.repeat(np.arange(len(prompts)), [len(t) for t in targets])
-        if not len(owner):
-            return
-        column = np.concatenate([t - 1 + s for t, s in zip(targets, starts, strict=True)])
-        token = np.concatenate([p.ids[t] for p, t in zip(prompts, targets, strict=True)])
-        sums = np.zeros(len(prompts))
-        for begin in range(0, len(owner), _VOCABULARY_ROWS):
-            part = slice(begin, begin + _VOCABULARY_ROWS)
-            rows = hidden[torch.from_numpy(owner[part]), torch.from_numpy(column[part])]
-            logits = self._project(rows)
-            wanted = torch.from_numpy(token[part]).to(logits.device)
-            nll = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
-            np.add.at(sums, owner[part], nll.cpu().double().numpy())
-        for answer, total, target in zip(answers, sums, targets, strict=True):
-            answer.prompt_nll = total / len(target) if len(target) else None
+        pooled = []
+        for row, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):
+            places = np.flatnonzero(prompt.user)
+            if len(places) > 1 and places[0] == 0:
+                places = places[1:]  # the first position holds massive activations whatever the token
+            if not len(places):
+                places = np.array([len(prompt.ids) - 1])
+            if self.pooling == "last":
+                places = places[-1:]
+            weights = np.arange(1, len(places) + 1) if self.pooling == "weighted" else np.ones(len(places))
+            share = torch.from_numpy((weights / weights.sum()).astype(np.float32)).to(hidden.device)
+            pooled.append(share @ hidden[row, torch.from_numpy(places + start).to(hidden.device)].float())
+        return torch.stack(pooled)
 
     # --- decoding ---------------------------------------------------------------------------------------------------
 
-    def _decode(self, answers: list[Answer], logits: Any, cache: Any, mask: Any, lengths: Any) -> None:
+    def _decode(self, answers: list[Answer], logits: Any, cache: Any, mask: Any, positions: Any) -> None:
         """Greedy decoding; sequences that end leave the batch."""
         import torch
 
         device = self.lm.device
         stops = self.lm.stop_ids
         rows = list(range(len(answers)))  # which answer each row of the cache belongs to
-        positions = lengths.to(device)
         for number in range(self.max_new_tokens):
             step = reduce_logits(logits)
             self._record(answers, rows, step, stops)

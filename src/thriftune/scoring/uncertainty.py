@@ -41,16 +41,14 @@ def reduce_logits(logits: Any) -> Step:
     import torch
 
     x = logits.float()
-    top, token = x.max(dim=-1, keepdim=True)
-    shifted = x - top
-    weights = shifted.exp()
-    z = weights.sum(dim=-1)
-    # A logit of -inf has weight 0; 0 * -inf would be NaN where 0 is meant.
-    surprise = torch.where(weights > 0, weights * shifted, 0.0).sum(dim=-1)
-    log_z = z.log()
-    second = shifted.scatter(-1, token, -torch.inf).amax(dim=-1)
-    margin = 1 - (1 - second.exp()) / z
-    return Step(token.squeeze(-1), (log_z - surprise / z).clamp_min(0), log_z, margin)
+    token = x.max(dim=-1, keepdim=True).indices  # of equal ones the first, as transformers takes
+    # A logit of -inf has p = 0; 0 * -inf would be NaN where 0 is meant.
+    log_p = x.log_softmax(dim=-1).clamp_min_(torch.finfo(torch.float32).min)
+    entropy = -(log_p.exp() * log_p).sum(dim=-1)
+    first = log_p.gather(-1, token).squeeze(-1)
+    second = log_p.scatter_(-1, token, -torch.inf).amax(dim=-1)
+    margin = 1 - (first.exp() - second.exp())
+    return Step(token.squeeze(-1), entropy.clamp_min(0), -first, margin)
 
 
 def aggregate(entropy: FloatArray, nll: FloatArray, margin: FloatArray) -> dict[str, float]:
