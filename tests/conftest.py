@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +156,24 @@ def small_study(tmp_path: Path) -> Study:
     ids = np.array(pool["id"].to_pylist(), dtype=object)[rows]
     study.write_selection("first", Selection(ids, rows, None, "random", 10, 0), {"run": "default"})
     return study
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray cluster of this machine whose workers find the tests' files, and use as many threads as the tests do."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'thriftune[ray]'")
+    import torch
+
+    tests = Path(__file__).parent
+    with pytest.MonkeyPatch.context() as patched:
+        for folder in ("scoring", "selection", "bench"):
+            patched.setenv("PYTHONPATH", str(tests / folder), prepend=os.pathsep)
+        patched.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for _ in range(5):
+            with contextlib.suppress(Exception):  # a busy machine does not start it in the time that Ray allows
+                ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            if ray.is_initialized():
+                break
+        yield
+        ray.shutdown()

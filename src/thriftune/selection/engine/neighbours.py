@@ -13,6 +13,7 @@ import numpy.typing as npt
 from thriftune.selection.engine.blocks import Run
 from thriftune.selection.engine.helpers import helpers
 from thriftune.selection.engine.join import join, join_by_shares, pairs_of
+from thriftune.selection.engine.reach import clusters_in_reach
 from thriftune.selection.engine.tiles import to_similarity as scale_to_similarity
 from thriftune.selection.engine.width import Similarity
 from thriftune.types import BoolArray, FloatArray, IntArray
@@ -23,13 +24,17 @@ _CLUSTER = 256  # rows per cluster aimed at
 _MANY = 1024  # clusters from which a row is not compared with all of them
 
 
-def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) -> tuple[IntArray, FloatArray]:
+def neighbour_graph(
+    sim: Similarity, degree: int, run: Run[Any], notes: dict[str, Any] | None = None
+) -> tuple[IntArray, FloatArray]:
     """Each row's nearest rows, itself included, as far as the join finds them.
 
     Args:
         sim: the pool.
         degree: neighbours per row.
-        probes: how many clusters near its own a row is compared with.
+        run: threads.
+        notes: gets ``degree``, ``probes``: how many clusters a cluster is compared with on average, and ``recall``:
+            which share of the true neighbours of a sample of rows is among those found.
 
     Returns:
         (n, degree) int32 rows, -1 where fewer were found, and (n, degree) float32 similarities; in no order.
@@ -37,13 +42,13 @@ def neighbour_graph(sim: Similarity, degree: int, probes: int, run: Run[Any]) ->
     n = len(sim)
     index = np.empty((n, degree), np.int32)
     value = np.empty((n, degree), np.float32)
-    for rows, found, similarity in neighbours_by_shares(sim, degree, probes, run, whole=helpers.get() is None):
+    for rows, found, similarity in neighbours_by_shares(sim, degree, run, notes, whole=helpers.get() is None):
         index[rows], value[rows] = found, similarity
     return index, value
 
 
 def neighbours_by_shares(
-    sim: Similarity, degree: int, probes: int, run: Run[Any], *, whole: bool = False
+    sim: Similarity, degree: int, run: Run[Any], notes: dict[str, Any] | None = None, *, whole: bool = False
 ) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
     """The `neighbour_graph` in shares of rows that are near each other; or as one.
 
@@ -52,9 +57,12 @@ def neighbours_by_shares(
     """
     centres, labels = clusters(sim.a, max(1, round(len(sim) / _CLUSTER)), run)
     order, bounds = by_label(labels, len(centres))
-    pairs = pairs_of(_near_clusters(centres, np.diff(bounds) > 0, probes, run))
     # Under cosine all rows count as unit vectors: minus half the squared distance is then the product less 1.
     half = np.full(len(sim), 0.5, np.float32) if sim.gamma is None else sim.half
+    near, recall = clusters_in_reach(sim.a, half, centres, order, bounds, degree, run)
+    if notes is not None:
+        notes.update(degree=degree, probes=round(sum(map(len, near)) / len(near), 1), recall=round(recall, 4))
+    pairs = pairs_of(near)
     if whole:
         found = join(sim.a[order], half[order], bounds, np.zeros_like(bounds), len(centres), pairs, degree, run)
         shares: Iterator[tuple[IntArray, IntArray, FloatArray]] = iter([(np.arange(len(sim)), *found)])
@@ -62,7 +70,8 @@ def neighbours_by_shares(
         _, group = clusters(centres, max(1, round(math.sqrt(len(centres)))), run)
         shares = join_by_shares(sim.a, half, order, bounds, group, pairs, degree, run)
     zeros = np.zeros(degree, np.float32)
-    for places, index, value in shares:
+    for places, *found_there in shares:
+        index, value = (np.require(array, requirements="W") for array in found_there)  # helpers may send them locked
 
         def to_similarity(first: int, index: IntArray = index, value: FloatArray = value) -> None:
             part = slice(first, first + _TILE)
