@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,6 +64,8 @@ _MIGRATIONS = (
     """,
 )
 
+_PATIENCE_S = 30  # with which a locked file is waited for
+
 # Signs that it is the content of the file, not the moment or the place.
 _DAMAGE = ("decode to UTF-8", "no such", "malformed", "already exists", "duplicate column")
 
@@ -92,9 +95,9 @@ class AnnotationStore:
             StudyError: the file is damaged, cannot be written or was written by a newer thriftune.
         """
         with self.reported():
-            connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(self.path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
             try:
-                connection.execute("PRAGMA journal_mode=WAL")
+                self._begin_log(connection)
                 # FULL: an answer that was acknowledged survives a power failure.
                 connection.execute("PRAGMA synchronous=FULL")
                 self._migrate(connection)
@@ -102,6 +105,19 @@ class AnnotationStore:
                 connection.close()
                 raise
         return connection
+
+    @staticmethod
+    def _begin_log(connection: sqlite3.Connection) -> None:
+        """WAL mode. Two that make the file at once are told that it is locked, without SQLite's usual waiting."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     @contextlib.contextmanager
     def reported(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,21 @@ def test_writers_at_the_same_time_lose_nothing(store: AnnotationStore) -> None:
     assert [writer.exitcode for writer in writers] == [0] * 4
     assert len(store.in_force()) == 4 * 20 * 2
     assert len(store.answered()) == 4 * 20 + 20
+
+
+def test_who_makes_the_file_at_the_same_moment_is_waited_for(store: AnnotationStore) -> None:
+    # SQLite itself does not wait for a lock when a new file is to get its log.
+    other = sqlite3.connect(store.path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE begun (x)")
+    other.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(0.4, lambda: other.execute("ROLLBACK"))
+    release.start()
+    try:
+        store.add([Annotation("a", "x")])
+    finally:
+        release.join()
+        other.close()
+    assert store.answered() == {"a"}
 
 
 def _write_pairs(path: Path) -> None:

@@ -107,7 +107,7 @@ class Verdict:
 
 def complaint(message: str) -> str:
     """What is wrong with an error's text; empty for a good one."""
-    if not message.isprintable():
+    if not message.replace("\u00a0", " ").isprintable():
         return "a control character or lone surrogate in the message"
     if len(message) > _LONGEST:
         return f"{len(message)} characters long"
