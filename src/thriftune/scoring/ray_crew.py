@@ -203,7 +203,7 @@ def _run(
     left = float(by_part[missing].sum())
     say(
         f"to do: {int(np.isin(plan.part, missing).sum()):,} distinct prompts, at most {left:,.0f} tokens in "
-        f"{len(missing):,} parts, by up to {crew.workers} workers with {config.model} on "
+        f"{len(missing):,} parts, workers: up to {crew.workers}, with {config.model} on "
         f"{facts.resolved['device']} in {facts.resolved['dtype']}"
     )
 
