@@ -138,7 +138,7 @@ def test_writers_at_the_same_time_lose_nothing(store: AnnotationStore) -> None:
 def test_who_makes_the_file_at_the_same_moment_is_waited_for(store: AnnotationStore) -> None:
     # SQLite itself does not wait for a lock when a new file is to get its log.
     other = sqlite3.connect(store.path, isolation_level=None, check_same_thread=False)
-    other.execute("CREATE TABLE begun (x)")
+    other.execute("CREATE TABLE another (x)")
     other.execute("BEGIN EXCLUSIVE")
     release = threading.Timer(0.4, lambda: other.execute("ROLLBACK"))
     release.start()
