@@ -54,7 +54,7 @@ def pools(draw: st.DrawFn) -> Candidates:
     annotated[rng.integers(n)] = False
     return Candidates(
         ids=np.array([f"id{i}" for i in rng.permutation(n)], object),
-        embeddings=points[group],
+        embeddings=points[group] + np.float32(9),  # none of them zero, which some strategies refuse
         scores={name: rng.integers(0, 5, n).astype(np.float32) for name in SCORE_COLUMNS},
         annotated=annotated,
         tasks=np.array([f"task{t}" for t in rng.integers(0, 3, n)], object),

@@ -62,7 +62,7 @@ def test_a_study_is_described_whole(make_study: Callable[..., Study]) -> None:
     assert summary["lengths"]["unit"] == "tokens"
     assert summary["cut"]["prompt"] == {"pool": round(10 / 60, 4), "picks": round(9 / 12, 4)}
     assert summary["score_length"] == {"score": "mean_entropy", "spearman": pytest.approx(1.0)}
-    found = describe.warnings(summary)
+    found = describe.warnings(summary, {})
     assert len(found) == 4
     assert "75% of the picks are prompts too long for the model" in found[0]
     assert "92% of the picks are among the longest 20% of the pool" in found[1]
@@ -103,10 +103,18 @@ def calm() -> dict[str, Any]:
 )
 def test_each_warning_has_its_cause(path: tuple[Any, ...], value: Any, message: str) -> None:
     summary = calm()
-    assert describe.warnings(summary) == []
+    assert describe.warnings(summary, {}) == []
     place = summary
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    (found,) = describe.warnings(summary)
+    (found,) = describe.warnings(summary, {})
     assert re.search(message, found)
+
+
+def test_a_graph_that_misses_neighbours_is_told() -> None:
+    summary = {"picks": 9, "pool": 90, "cut": None, "lengths": {"longest": {"picks": 0.0}}, "tasks": None}
+    summary |= {"repeats": {"near": 0}, "score_length": None}
+    assert describe.warnings(summary, {"recall": 0.99}) == []
+    (found,) = describe.warnings(summary, {"recall": 0.42})
+    assert "only 42% of the nearest neighbours" in found

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from thriftune.errors import StrategyError
-from thriftune.selection.engine import blocks, facility
+from thriftune.selection.engine import blocks, effort, facility
 from thriftune.selection.engine.facility import facility_location
 from thriftune.selection.engine.width import distinct, similarity
 
@@ -234,7 +234,7 @@ def test_automatic_choice_is_stated(monkeypatch):
         return facility_location(x, 10, chosen=NONE, advance=ignore).notes["engine"]
 
     assert engine() == "exact"
-    monkeypatch.setattr(facility, "_PATIENCE", 1e-5)
+    monkeypatch.setattr(effort, "_PATIENCE", 1e-5)
     assert engine() == "neighbours"
     monkeypatch.setattr(facility, "_DENSE", 2000)
     assert engine() == "dense"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thriftune.selection.engine import nearest, neighbours
+from thriftune.selection.engine import effort, nearest, neighbours
 from thriftune.selection.engine.blocks import workers
 
 generator = np.random.default_rng(0)
@@ -33,7 +33,7 @@ def test_agrees_with_scikit_learn() -> None:
 
 
 def test_the_graph_finds_nearly_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearest, "_EXACT", 0)
+    monkeypatch.setattr(effort, "_PATIENCE", 0)
     rows, cosines = found(7)
     want, _ = expected(7)
     assert rows.shape == cosines.shape == (900, 7)
@@ -42,7 +42,7 @@ def test_the_graph_finds_nearly_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_graph_finds_nearly_all_with_clusters_of_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearest, "_EXACT", 0)
+    monkeypatch.setattr(effort, "_PATIENCE", 0)
     monkeypatch.setattr(neighbours, "_CLUSTER", 20)
     monkeypatch.setattr(neighbours, "_MANY", 10)
     rows, _ = found(7)

@@ -19,6 +19,7 @@ _TASKS_KEPT = 1000  # rows of the per-task table that are stored; a pool may use
 _MOSTLY = 0.5
 _MANY = 0.1
 _STRONG = 0.5
+_FOUND = 0.95  # of true neighbours, below which a graph of them is a doubtful one
 _LONGEST = 0.2  # "the longest" are this share of the pool
 
 
@@ -117,11 +118,12 @@ def _shares(flag: BoolArray, rows: IntArray) -> dict[str, float]:
     return {"pool": round(float(flag.mean()), 4), "picks": round(float(flag[rows].mean()), 4)}
 
 
-def warnings(summary: Mapping[str, Any]) -> list[str]:
+def warnings(summary: Mapping[str, Any], notes: Mapping[str, Any]) -> list[str]:
     """What about a selection should make its owner look twice, one sentence each.
 
     Args:
         summary: from `describe`.
+        notes: of the selection.
 
     Returns:
         Sentences with the figures and what to try; none when nothing stands out.
@@ -166,5 +168,11 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{related['score']} goes with prompt length over the pool (Spearman {related['spearman']:+.2f}): part of "
             "what it finds is length; compare with length_matched_random"
+        )
+    if notes.get("recall", 1.0) < _FOUND:
+        found.append(
+            f"the graph of neighbours holds only {notes['recall']:.0%} of the nearest neighbours of some prompts: "
+            "this pool has no clear clusters, and the picks may be well below the best; --param engine=exact does "
+            "without the graph"
         )
     return found

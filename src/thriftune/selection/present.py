@@ -120,7 +120,8 @@ def _certificate(certificate: Mapping[str, Any] | None, picks: int) -> list[str]
         return [
             f"Proven: these picks add {certificate['ratio']:.1%} or more of what {best} could add to "
             f"how well {whole} is represented ({certificate['value']:,.1f} of at most {certificate['upper_bound']:,.1f}"
-            + (", counting each prompt's nearest neighbours only)." if certificate["on_graph"] else ").")
+            + (", as far as the graph of neighbours holds everyone's nearest)." if certificate["on_graph"] else ")."),
+            *_above_random(certificate),
         ]
     if kind.endswith("k_center"):
         return [
@@ -128,6 +129,15 @@ def _certificate(certificate: Mapping[str, Any] | None, picks: int) -> list[str]
             f"other {picks:,} picks{kept} can bring that below {certificate['lower_bound']:.3g}."
         ]
     return [f"Certificate: {', '.join(f'{key} {value}' for key, value in certificate.items())}"]
+
+
+def _above_random(certificate: Mapping[str, Any]) -> list[str]:
+    if "above_random" not in certificate:
+        return []
+    return [
+        f"As many random picks would add about {certificate['random']:,.1f}: of the way from there to the best, these "
+        f"go {certificate['above_random']:.0%} or more."
+    ]
 
 
 def show_strategies(strategies: Mapping[str, Strategy], console: Console) -> None:

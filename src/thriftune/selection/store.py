@@ -101,7 +101,7 @@ def choose(study: Study, settings: SelectConfig, *, replace: bool = False) -> Ch
     )
     seconds = time.monotonic() - began
     summary = describe.describe(study, selection, run)
-    found = describe.warnings(summary)
+    found = describe.warnings(summary, selection.notes)
     record = {
         "run": run,
         "summary": summary,

@@ -11,10 +11,13 @@ import numpy as np
 
 from thriftune.errors import StrategyError
 from thriftune.selection.engine.blocks import Run, free_memory, workers
+from thriftune.selection.engine.chance import ahead_of_random
 from thriftune.selection.engine.device import Rows
 from thriftune.selection.engine.early import all_rows, early_picks, likely_picks
+from thriftune.selection.engine.effort import all_pairs_are_affordable
 from thriftune.selection.engine.greedy import Greedy, finish
 from thriftune.selection.engine.neighbours import neighbour_graph, reverse
+from thriftune.selection.engine.partition import partitioned, parts_needed
 from thriftune.selection.engine.width import Similarity, distinct, similarity
 from thriftune.types import FloatArray, IntArray
 
@@ -22,11 +25,9 @@ Kernel = Literal["rbf", "cosine"]
 Engine = Literal["auto", "exact", "neighbours", "dense"]
 
 _DENSE = 1024  # pools so small are quickest with all similarities at hand
-# The exact engine's CPU seconds for each n * n * d: 3.3e-11 at 10,000 x 384, 4.4e-11 at 100,000 x 384 on a busy one,
-# cores that multiply at 97 GF/s (benchmarks/select.py). No clock is read, so that a pool always gets the same engine.
-_EXACT_SECONDS = 4e-11
-_PATIENCE = 240.0  # CPU seconds; two minutes on two cores
 _EDGES = 1000  # pairs kept per row by the exact engine
+# So many times the pairs of the graph may matter still when it takes over: the sample's picks before are worse ones.
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ class FacilityResult:
     Args:
         rows: (budget,) int64 in pick order.
         gains: (budget,) float64, what each pick added to f; does not increase, up to rounding.
-        value: f(A ∪ S) - f(A), where A was chosen before; on the graph for the engine ``neighbours``.
-        bound: no set of ``budget`` rows can add more than this; on the graph for the engine ``neighbours``.
+        value: f(A ∪ S) - f(A), where A was chosen before; on the graph for the engine ``neighbours``, which is no more.
+        bound: no set of ``budget`` rows can add more than this; for the engine ``neighbours`` as far as the graph
+            holds each row's nearest.
+        ahead: how much more the picks add than as many random ones would, estimated; 0 when interrupted.
         notes: engine, gamma, width and the engine's own figures.
         partial: True when interrupted.
     """
@@ -46,6 +49,7 @@ class FacilityResult:
     gains: FloatArray
     value: float
     bound: float
+    ahead: float
     notes: dict[str, Any]
     partial: bool
 
@@ -99,32 +103,37 @@ def facility_location(
     if device is not None:
         sim.on_device = Rows(sim.a, device)
         state.notes["device"] = device
-    used, why = _decide(engine, len(first), x.shape[1], picks)
+    used, why = _decide(engine, len(first), x.shape[1])
     state.notes.update(engine=used, engine_because=why, **whole.notes())
     if len(first) < n:
         state.notes["distinct"] = len(first)
-    partial, uncovered = False, float(u.sum())
+    partial, uncovered, ahead = False, float(u.sum()), 0.0
+    left = np.ones(n, bool)
+    left[chosen] = False
     try:
         with workers() as run:
             _cover_by(sim, state, np.unique(group[chosen]), run)
-            uncovered = float(u @ (1.0 - state.cover))
-            _search(sim, u.astype(np.float32), state, picks, used, run, advance)
+            uncovered, before, weight = float(u @ (1.0 - state.cover)), state.cover.copy(), u.astype(np.float32)
+            _search(sim, weight, state, picks, used, run, advance)
+            free = group[left]
+            ahead = ahead_of_random(
+                sim, weight, before, state.cover, lambda rng: rng.choice(free, budget, replace=False), run
+            )
     except KeyboardInterrupt:
         partial = True
     rows = first[np.array(state.rows, np.int64)]
     gains = np.array(state.gains)
     if not partial and len(rows) < budget:
-        left = np.ones(n, bool)
-        left[rows] = left[chosen] = False
+        left[rows] = False
         rest = np.flatnonzero(left)[: budget - len(rows)]
         rows, gains = np.concatenate([rows, rest]), np.concatenate([gains, np.zeros(len(rest))])
         advance(len(rest))
     # Interrupted before there was a certificate: no row can be covered by more than 1.
     bound = min(state.bound, uncovered)
-    return FacilityResult(rows, gains, state.value, max(bound, state.value), state.notes, partial)
+    return FacilityResult(rows, gains, state.value, max(bound, state.value), ahead, state.notes, partial)
 
 
-def _decide(engine: str, n: int, d: int, budget: int) -> tuple[str, str]:
+def _decide(engine: str, n: int, d: int) -> tuple[str, str]:
     memory = free_memory()
     if engine == "dense" and 4 * n * n > 0.8 * memory:
         raise StrategyError(
@@ -135,13 +144,8 @@ def _decide(engine: str, n: int, d: int, budget: int) -> tuple[str, str]:
         return engine, "asked for"
     if n <= _DENSE:
         return "dense", f"{n} different rows"
-    seconds = _EXACT_SECONDS * n * n * d
-    expected = f"exact would take about {seconds:.2g} CPU seconds"
-    if seconds > _PATIENCE:
-        return "neighbours", f"{expected}, more than {_PATIENCE:g}"
-    if 2000.0 * n > 0.6 * memory:
-        return "neighbours", f"exact would need more than the {memory / 2**30:.1f} GiB that are free"
-    return "exact", f"{expected}, at most {_PATIENCE:g}"
+    exact, because = all_pairs_are_affordable(n, d)
+    return "exact" if exact else "neighbours", because
 
 
 def _cover_by(sim: Similarity, state: Greedy, chosen: IntArray, run: Run[Any]) -> None:
@@ -175,12 +179,15 @@ def _search(
         return
     share = n / max(budget, 1)
     degree = int(min(n, max(32, math.ceil(5 * share)), max(32, 0.3 * free_memory() / (24 * n))))
-    probes = int(max(8, math.ceil(degree / 32)))
     if share >= 8:
-        likely_picks(sim, u, state, budget, degree * n, run, advance)
-    index, value = neighbour_graph(sim, degree, probes, run)
-    state.notes.update(degree=degree, probes=probes)
+        likely_picks(sim, u, state, budget, _FEW * degree * n, run, advance)
+    parts = parts_needed(n, budget)
+    if parts > 1:
+        partitioned(sim, u, state, budget, parts, run, advance)
+        return
+    index, value = neighbour_graph(sim, degree, run, state.notes)
     state.bound = np.inf
-    lists = reverse(index, value, state.cover)
+    lists, floor = reverse(index, value, state.cover), value.min(axis=1)
     del index, value
-    finish(lists, u, state, budget, run, advance)
+    finish(lists, u, state, budget, run, advance, floor=floor)
+    state.notes["beyond_neighbours"] = float(u @ np.maximum(floor - state.cover, 0).astype(np.float64))

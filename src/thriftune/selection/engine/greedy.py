@@ -97,19 +97,23 @@ class Greedy:
         self.spent += cost
         self.value += float(gains.sum())
 
-    def bound_by(self, gains: FloatArray, budget: int) -> None:
-        """Tighten the bound: at any state the best set adds at most its value and the ``budget`` largest gains."""
-        k = min(budget, len(gains))
-        self.bound = min(self.bound, self.value + float(np.partition(gains, len(gains) - k)[len(gains) - k :].sum()))
+    def bound_by(self, gains: FloatArray, budget: int, gift: float = 0.0) -> None:
+        """Tighten the bound: at any state the best set adds at most its value and the ``budget`` largest gains.
 
-    def bound_by_money(self, gains: FloatArray, cost: FloatArray, money: float) -> None:
+        The state may be better than ``cover`` says, by a ``gift``.
+        """
+        k = min(budget, len(gains))
+        most = float(np.partition(gains, len(gains) - k)[len(gains) - k :].sum())
+        self.bound = min(self.bound, self.value + gift + most)
+
+    def bound_by_money(self, gains: FloatArray, cost: FloatArray, money: float, gift: float = 0.0) -> None:
         """Tighten the bound: the best set adds at most the value and the best that money buys, fractions included."""
         # What is dearer than all the money is in no set at all.
         bought = np.flatnonzero((cost <= money * (1 + 1e-9)) & (gains > 0))
         bought = bought[np.argsort(-gains[bought] / cost[bought], kind="stable")]
         before = np.cumsum(cost[bought]) - cost[bought]
         share = np.clip((money * (1 + 1e-9) - before) / cost[bought], 0, 1)
-        self.bound = min(self.bound, self.value + float(share @ gains[bought]))
+        self.bound = min(self.bound, self.value + gift + float(share @ gains[bought]))
 
 
 def finish(
@@ -120,6 +124,7 @@ def finish(
     run: Run[Any],
     advance: Callable[[float], None],
     terms: Terms | None = None,
+    floor: FloatArray | None = None,
 ) -> None:
     """Lazy greedy on lists of pairs until ``budget`` picks, until nothing gains, or until nothing can be paid.
 
@@ -131,6 +136,8 @@ def finish(
         run: threads.
         advance: called with the number of picks made, or with what they cost where money is limited.
         terms: what else counts; None: nothing.
+        floor: (n,) float32, what no pair that the lists lack exceeds; None: they lack none that matters. Bounds hold
+            for all pairs: they count every row as covered so well from the beginning.
     """
     n = len(u)
     weights = u.astype(np.float64)
@@ -138,20 +145,31 @@ def finish(
     state.notes["pairs"] = len(lists[2])
     begun = len(state.rows)
     terms = plain(n) if terms is None else terms
+    blocks = range(0, n, _BLOCK)
 
     def compute(first: int) -> None:
         list_gains(first, min(first + _BLOCK, n), *lists, weights, state.cover, gains)
 
     def everyone() -> IntArray:
         """Everyone's gain computed afresh, and the rows that are left."""
-        run(compute, range(0, n, _BLOCK))
-        gains[:] += terms.merit
         left = np.flatnonzero(~state.taken)
+        run(compute, blocks)
+        gains[:] += terms.merit
+        most, gift = gains, 0.0
+        if floor is not None and short():
+            cover = np.maximum(state.cover, floor)
+            gift, most = float(weights @ (cover - state.cover)), np.empty(n)
+            run(lambda first: later_gains(first, min(first + _BLOCK, n), *lists, weights, cover, most), blocks)
+            most += terms.merit
         if terms.limited:
-            state.bound_by_money(gains[left], terms.cost[left], terms.money)
+            state.bound_by_money(most[left], terms.cost[left], terms.money, gift)
         else:
-            state.bound_by(gains[left], budget)
+            state.bound_by(most[left], budget, gift)
         return left
+
+    def short() -> bool:
+        """Whether pairs that the lists lack may matter."""
+        return floor is not None and bool(np.any(floor > state.cover))
 
     for stop in _stops(begun, budget, terms.limited):
         left = everyone()
@@ -186,7 +204,7 @@ def finish(
             state.took(out_row[:made], out_gain[:made], cost)
             advance(cost if terms.limited else made)
             if made < some:
-                if terms.limited:
+                if terms.limited or short():
                     everyone()
                 else:
                     state.bound = min(state.bound, state.value)  # nothing gains any more: this is the best there is
@@ -232,6 +250,19 @@ def list_gains(
     """Exact gains of the candidates ``first`` .. ``last - 1``."""
     for row in range(first, last):
         gains[row] = _gain(row, start, length, index, value, u, cover)
+
+
+@numba.njit(cache=True, nogil=True)
+def later_gains(
+    first: int, last: int, start: Array, length: Array, index: Array, value: Array, u: Array, cover: Array, gains: Array
+) -> None:
+    """As `list_gains`, under a cover that is above the present one: lists keep their pairs."""
+    for row in range(first, last):
+        total = 0.0
+        for p in range(start[row], start[row] + length[row]):
+            v = index[p]
+            total += u[v] * max(value[p] - cover[v], 0.0)
+        gains[row] = total
 
 
 @numba.njit(cache=True, nogil=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numba
@@ -22,9 +22,9 @@ _NONE = np.float32(-3e38)
 _SHARE = 2**15  # rows whose neighbours another machine is to find, and is sent the rows near them for
 
 
-def pairs_of(near: IntArray) -> IntArray:
+def pairs_of(near: Sequence[IntArray]) -> IntArray:
     """Which clusters are joined: the lower and the higher number, whether for the one and whether for the other."""
-    c, q = np.repeat(np.arange(len(near)), near.shape[1]), near.ravel()
+    c, q = np.repeat(np.arange(len(near)), [len(of_c) for of_c in near]), np.concatenate(near)
     both, place = np.unique(np.minimum(c, q) * len(near) + np.maximum(c, q), return_inverse=True)
     pairs = np.zeros((len(both), 4), np.int64)
     pairs[:, 0], pairs[:, 1] = np.divmod(both, len(near))

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from thriftune.selection.engine.blocks import Run
+from thriftune.selection.engine.effort import all_pairs_are_affordable
 from thriftune.selection.engine.neighbours import neighbour_graph
 from thriftune.selection.engine.width import similarity
 from thriftune.types import FloatArray, IntArray
 
-_EXACT = 1.6e13  # n * n * d up to which comparing all pairs is minutes on two cores
+_TWICE = 2.0  # every pair is computed from either side
 _CELLS = 2**23
 
 
@@ -24,13 +25,13 @@ def nearest(x: FloatArray, degree: int, run: Run[Any]) -> tuple[IntArray, FloatA
         run: threads.
 
     Returns:
-        (n, degree) int64 rows, and (n, degree) float32 cosines, clipped at 0; in no order. Beyond 1.6e13 = n^2 d not
-        all pairs are compared, and a row may lack neighbours: -1, with cosine 0.
+        (n, degree) int64 rows, and (n, degree) float32 cosines, clipped at 0; in no order. Where that
+        would take minutes, not all pairs are compared, and a row may lack neighbours: -1, with cosine 0.
     """
     n, d = x.shape
     sim = similarity(x, "cosine", "auto", 1)
-    if float(n) * n * d > _EXACT:
-        index, value = neighbour_graph(sim, degree + 1, max(8, degree // 32), run)
+    if not all_pairs_are_affordable(n, d, times=_TWICE, bytes_each=12.0 * degree)[0]:
+        index, value = neighbour_graph(sim, degree + 1, run)
         return _without_self(index.astype(np.int64), value, degree)
     found = np.empty((n, degree), np.int64)
     cosine = np.empty((n, degree), np.float32)

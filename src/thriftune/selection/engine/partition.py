@@ -69,7 +69,7 @@ def partitioned(
     begun, value, cover = len(state.rows), state.value, state.cover.copy()
     with tempfile.TemporaryDirectory(prefix="thriftune-") as folder:
         shares = []
-        for number, share in enumerate(neighbours_by_shares(sim, degree, max(8, degree // 32), run)):
+        for number, share in enumerate(neighbours_by_shares(sim, degree, run, state.notes)):
             for name, array in zip(("rows", "index", "value"), share, strict=True):
                 np.save(Path(folder) / f"{number}-{name}.npy", array)
             shares.append((int(share[0].min()), len(share[0]), Path(folder) / f"{number}"))

@@ -15,13 +15,15 @@ import numpy as np
 
 from thriftune.selection.engine import cover
 from thriftune.selection.engine.blocks import Run, workers
+from thriftune.selection.engine.chance import ahead_of_random
+from thriftune.selection.engine.effort import all_pairs_are_affordable
 from thriftune.selection.engine.greedy import Greedy, Terms, finish
 from thriftune.selection.engine.lines import Lines
 from thriftune.selection.engine.neighbours import neighbour_graph, reverse
 from thriftune.selection.engine.width import Similarity, distinct, similarity
 from thriftune.types import BoolArray, FloatArray, IntArray
 
-_EXACT = 1.6e13  # n * n * d up to which comparing all pairs is minutes on two cores
+_TWICE = 4.0  # how much more two searches with costs do than one without: measured at 10,000 x 384
 _GRAPH = 3e8  # pairs of a graph of neighbours, at most
 
 
@@ -33,7 +35,9 @@ class PricedResult:
         rows: (k,) int64 in pick order.
         gains: (k,) float64, what each pick added to f.
         value: f(A ∪ S) - f(A), where A was chosen before; on the graph for the engine ``neighbours``.
-        bound: nothing that ``money`` buys can add more than this; on the graph for the engine ``neighbours``.
+        bound: nothing that ``money`` buys can add more than this; for the engine ``neighbours`` as far as the graph
+            holds each row's nearest.
+        ahead: how much more the picks add than random ones for as much money would, estimated; 0 when interrupted.
         cost: of the picks.
         notes: engine, kernel, which greedy was better, and what the other reached.
         partial: True when interrupted.
@@ -44,6 +48,7 @@ class PricedResult:
     value: float
     bound: float
     cost: float
+    ahead: float
     notes: dict[str, Any]
     partial: bool
 
@@ -85,24 +90,28 @@ def facility_location_for(
     start = Greedy(np.zeros(len(rows), np.float32), np.zeros(len(rows), bool))
     start.taken[group[chosen]] = True
     cost = costs[rows]
-    size = float(len(rows)) ** 2 * x.shape[1]
-    exact = engine != "neighbours" and (engine != "auto" or size <= _EXACT)
-    because = "asked for" if engine != "auto" else f"n^2 d = {size:.1e} {'<=' if exact else '>'} {_EXACT:.1e}"
+    exact, because = engine != "neighbours", "asked for"
+    if engine == "auto":
+        exact, because = all_pairs_are_affordable(len(rows), x.shape[1], times=_TWICE)
     # With costs a matrix of all similarities serves nothing: `dense` is exact, too.
     start.notes.update(engine="exact" if exact else "neighbours", engine_because=because, **whole.notes())
     by_cost = Terms(np.zeros(len(rows)), cost, cost, money)
     by_gain = replace(by_cost, price=np.ones(len(rows)))
     runs: dict[str, Greedy] = {}
-    partial, bound = False, math.inf
+    partial, bound, ahead = False, math.inf, 0.0
+    best = ""
     try:
         with workers() as run:
             search = _search(sim, u, start, np.unique(group[chosen]), usual, exact, run)
             for name, terms in (("gain per cost", by_cost), ("gain", by_gain)):
                 runs[name] = _copy(start)
                 search(runs[name], terms, advance)
+            best = max(runs, key=lambda name: runs[name].value)
+            draw = _affordable(np.flatnonzero(free), costs, money)
+            ahead = ahead_of_random(sim, u, start.cover, runs[best].cover, lambda rng: group[draw(rng)], run)
     except KeyboardInterrupt:
         partial = True
-    best = max(runs, key=lambda name: runs[name].value, default="")
+        best = max(runs, key=lambda name: runs[name].value, default="")
     state = runs[best] if runs else start
     bound = max(min((r.bound for r in runs.values()), default=math.inf), state.value)
     notes = {**state.notes, "greedy_by": best}
@@ -110,7 +119,18 @@ def facility_location_for(
     if others:
         notes["other_greedy"] = others[0]
     picked = rows[np.array(state.rows, np.int64)]
-    return PricedResult(picked, np.array(state.gains), state.value, bound, float(costs[picked].sum()), notes, partial)
+    cost_of_all = float(costs[picked].sum())
+    return PricedResult(picked, np.array(state.gains), state.value, bound, cost_of_all, ahead, notes, partial)
+
+
+def _affordable(rows: IntArray, costs: FloatArray, money: float) -> Callable[[np.random.Generator], IntArray]:
+    """A function that draws rows one after the other for as long as the money lasts."""
+
+    def draw(rng: np.random.Generator) -> IntArray:
+        order = rng.permutation(rows[costs[rows] <= money])
+        return order[: int(np.searchsorted(np.cumsum(costs[order]), money, "right"))]
+
+    return draw
 
 
 def _copy(state: Greedy) -> Greedy:
@@ -139,11 +159,11 @@ def _search(
         first = cover.everyone(lines, u, start, nothing)
         return lambda state, terms, advance: cover.pick(lines, u, state, terms, first, n, advance)
     degree = int(min(n, max(32, math.ceil(5 * n / usual)), max(32, _GRAPH / n)))
-    index, value = neighbour_graph(sim, degree, max(8, math.ceil(degree / 32)), run)
-    start.notes.update(degree=degree)
+    index, value = neighbour_graph(sim, degree, run, start.notes)
+    floor = value.min(axis=1)
 
     def search(state: Greedy, terms: Terms, advance: Callable[[float], None]) -> None:
-        finish(reverse(index, value, state.cover), u, state, n, run, advance, terms)
+        finish(reverse(index, value, state.cover), u, state, n, run, advance, terms, floor)
 
     return search
 

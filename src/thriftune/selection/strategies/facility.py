@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,6 +12,10 @@ from thriftune.errors import StrategyError
 from thriftune.progress import progress
 from thriftune.selection.registry import strategy
 from thriftune.types import Candidates, Picks
+
+if TYPE_CHECKING:
+    from thriftune.selection.engine.facility import FacilityResult
+    from thriftune.selection.engine.priced import PricedResult
 
 # Over 1,500 prompts of T0 with SmolLM2-135M's hidden states and budgets of 25 to 600, widths from 0.35 to 2, auto
 # among them, did equally well by the nearest pick's task label and distance; below 0.2 small budgets did worse.
@@ -71,14 +75,7 @@ def facility_location(
             device=None if device == "cpu" else device,
             advance=advance,
         )
-    certificate = {
-        "kind": "facility_location",
-        "value": found.value,
-        "upper_bound": found.bound,
-        "ratio": found.value / found.bound if found.bound > 0 else 1.0,
-        # With a truncated graph both figures count similarity to the nearest neighbours only.
-        "on_graph": found.notes.get("engine") == "neighbours",
-    }
+    certificate = _certificate("facility_location", found)
     finished = len(found.rows) > 0 and np.isfinite(found.bound)
     return Picks(found.rows, found.gains, certificate if finished else None, found.notes, found.partial)
 
@@ -100,14 +97,23 @@ def _for_money(candidates: Candidates, money: float, kernel: str, gamma: float |
             engine=engine,
             advance=advance,
         )
-    certificate = {
-        "kind": "priced_facility_location",
+    certificate = {**_certificate("priced_facility_location", found), "cost": found.cost, "budget_cost": money}
+    known = len(found.rows) > 0 and np.isfinite(found.bound)
+    return Picks(found.rows, found.gains, certificate if known else None, found.notes, found.partial)
+
+
+def _certificate(kind: str, found: FacilityResult | PricedResult) -> dict[str, Any]:
+    from thriftune.selection.engine.chance import share_above_random
+
+    certificate: dict[str, Any] = {
+        "kind": kind,
         "value": found.value,
         "upper_bound": found.bound,
         "ratio": found.value / found.bound if found.bound > 0 else 1.0,
-        "on_graph": found.notes["engine"] == "neighbours",
-        "cost": found.cost,
-        "budget_cost": money,
+        # The bound holds as far as the graph has each row's nearest neighbours.
+        "on_graph": found.notes.get("engine") == "neighbours" and "partitions" not in found.notes,
     }
-    known = len(found.rows) > 0 and np.isfinite(found.bound)
-    return Picks(found.rows, found.gains, certificate if known else None, found.notes, found.partial)
+    if not found.partial:
+        certificate["random"] = found.value - found.ahead
+        certificate["above_random"] = share_above_random(found.ahead, found.bound - found.value)
+    return certificate
