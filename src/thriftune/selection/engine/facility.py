@@ -76,7 +76,7 @@ def facility_location(
         weights: (n,) float >= 0, how much each row counts as something to be covered; None: all alike.
         chosen: (m,) rows that count as picked already.
         engine: ``exact`` (greedy without an n x n matrix), ``neighbours`` (greedy on a graph of nearest neighbours),
-            ``dense`` (greedy with an n x n matrix) or ``auto``: by n, d, budget and free memory, stated in the notes.
+            ``dense`` (greedy with an n x n matrix) or ``auto``: by n, d and free memory, stated in the notes.
         device: where torch computes products, e.g. ``cuda``; None: NumPy does. Not for ``neighbours``.
         advance: called with the number of picks made since the last call.
 
@@ -190,4 +190,3 @@ def _search(
     lists, floor = reverse(index, value, state.cover), value.min(axis=1)
     del index, value
     finish(lists, u, state, budget, run, advance, floor=floor)
-    state.notes["beyond_neighbours"] = float(u @ np.maximum(floor - state.cover, 0).astype(np.float64))

@@ -49,9 +49,10 @@ def facility_location(
     pick. Use it to cover what the pool mostly holds, with dense regions covered first and outliers last.
 
     The gain of a pick is what it adds to the sum of similarities. The certificate bounds what any set of as many
-    prompts could add. ``gamma`` is the width of the similarity in units of the mean squared distance. A fixed one
-    makes every prefix the selection at that smaller budget; ``auto`` fits it to the budget: a typical prompt's
-    similarity to its ceil(n / budget)-th neighbour is then one half. ``device=cuda`` computes products on a GPU.
+    prompts could add, and says how far of the way from random picks to that bound these go. ``gamma`` is the width of
+    the similarity in units of the mean squared distance. A fixed one makes every prefix the selection at that smaller
+    budget; ``auto`` fits it to the budget: a typical prompt's similarity to its ceil(n / budget)-th neighbour is then
+    one half. ``device=cuda`` computes products on a GPU.
 
     With costs, the picks are the better of two greedy choices, by gain per cost and by gain: at least 31 % of the best
     that the money buys, and the certificate says how much more. Nothing is bought that adds nothing.
