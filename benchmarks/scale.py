@@ -30,7 +30,7 @@ import pyarrow as pa
 from thriftune.artifacts import file_digest, make_directory, provenance, write_table
 from thriftune.config import ScoreConfig
 from thriftune.scoring.part import model_of, pass_of, renderer_of, score_part
-from thriftune.scoring.plan import Plan
+from thriftune.scoring.plan import Plan, make_plan
 from thriftune.scoring.prompts import pool_of
 from thriftune.scoring.ray_crew import Done, Facts, Scorer, score_on_cluster
 from thriftune.study import Study
@@ -68,19 +68,14 @@ def latency(config: ScoreConfig) -> float:
     """Tokens a CPU second, read and written, of the real model here."""
     lm = model_of(config)
     scorer, renderer = pass_of(lm, config), renderer_of(lm, config)
-    prompts = [Prompt(str(i), text) for i, text in enumerate(made_up(64, np.random.default_rng(1)))]
-    rows = np.arange(len(prompts))
-    took, tokens = [], 0.0
-
-    def count(amount: float) -> None:
-        nonlocal tokens
-        tokens += amount
-
-    for _ in range(2):  # the first pays for warming up
-        tokens, began = 0.0, time.process_time()
-        score_part(scorer, renderer, Plan(rows, np.zeros_like(rows), np.zeros_like(rows)), prompts, count)
-        took.append(time.process_time() - began)
-    return tokens / min(took)
+    prompts = [Prompt(str(i), text) for i, text in enumerate(made_up(32, np.random.default_rng(1)))]
+    lengths = np.array([len(r.ids) for r in renderer.render(prompts)])
+    room = {"new_tokens": config.max_new_tokens, "batch_size": None, "batch_tokens": 8192, "most_prompts": 64}
+    plan = make_plan(np.arange(len(prompts)), lengths, [p.id for p in prompts], **room)
+    began = time.process_time()
+    score_part(scorer, renderer, plan, [prompts[row] for row in plan.rows], lambda tokens: None)
+    took = time.process_time() - began
+    return float((lengths + config.max_new_tokens).sum()) / took
 
 
 class Stub(Scorer):
