@@ -82,7 +82,7 @@ def ours(lm: Any, prompts: list[Any], options: argparse.Namespace) -> list[Row]:
         finally:
             EMBEDDING[0] += time.process_time() - began
 
-    scorer._pool = timed  # type: ignore[method-assign]
+    vars(scorer)["_pool"] = timed
     rows: list[Row] = [{}] * len(prompts)
     for part in range(plan.parts):
         for batch in plan.batches(part):

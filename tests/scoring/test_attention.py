@@ -1,0 +1,54 @@
+"""Attention of one prompt in bfloat16 against torch's, and what is left to torch."""
+
+import pytest
+import torch
+
+from thriftune.model import load
+from thriftune.scoring import attention
+from thriftune.scoring.transformers import Pass
+
+
+class Module:
+    num_key_value_groups = 3
+    is_causal = True
+    training = False
+
+
+def heads(count, length, seed, rows=1, dtype=torch.bfloat16):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, length, count, 16, generator=generator).to(dtype).transpose(1, 2)
+
+
+@pytest.mark.parametrize("length", [2, 127, 128, 129, 300])
+@pytest.mark.parametrize("scaling", [None, 0.5])
+def test_one_prompt_equals_torch(length, scaling):
+    q, k, v = heads(6, length, 0), heads(2, length, 1), heads(2, length, 2)
+    ours, _ = attention.attend(Module(), q, k, v, None, scaling=scaling)
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        q.double(), k.double(), v.double(), is_causal=True, scale=scaling, enable_gqa=True
+    ).transpose(1, 2)
+    torch.testing.assert_close(ours.double(), exact, atol=0.03, rtol=0.02)
+
+
+@pytest.mark.parametrize("case", ["several rows", "a mask", "float32", "not causal", "more keys"])
+def test_all_else_is_torchs(case, monkeypatch):
+    monkeypatch.setattr(attention, "_prompt", None)  # to call it would fail
+    rows = 2 if case == "several rows" else 1
+    dtype = torch.float32 if case == "float32" else torch.bfloat16
+    q, k, v = (heads(n, 40, n, rows, dtype) for n in (6, 2, 2))
+    mask = torch.ones(1, 1, 40, 40, dtype=torch.bool).tril() if case == "a mask" else None
+    if case == "more keys":
+        q = q[:, :, -1:]
+    found, _ = attention.attend(Module(), q, k, v, mask, is_causal=case != "not causal")
+    assert found.shape == (rows, q.shape[2], 6, 16)
+
+
+def test_models_that_attend_otherwise_are_left_alone(tiny_model):
+    for dtype, used in (("bfloat16", attention.NAME), ("float32", "sdpa")):
+        lm = load(str(tiny_model), dtype=dtype, device="cpu")
+        Pass(lm, max_new_tokens=2).check()
+        assert lm.model.config._attn_implementation == used
+    lm = load(str(tiny_model), dtype="bfloat16", device="cpu")
+    lm.model.set_attn_implementation("eager")
+    Pass(lm, max_new_tokens=2)
+    assert lm.model.config._attn_implementation == "eager"
