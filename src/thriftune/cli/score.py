@@ -29,6 +29,10 @@ def command(
     revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="Prompts a batch, or auto [default: auto].")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest draft answer [default: 32].")] = None,
+    no_generate: Annotated[
+        bool,
+        typer.Option("--no-generate", help="Read the prompts without answering: prompt_nll and embeddings alone."),
+    ] = False,
     max_prompt_tokens: Annotated[
         int | None, typer.Option(help="Cut longer prompts in the middle [default: the model's context].")
     ] = None,
@@ -39,6 +43,9 @@ def command(
         typer.Option("--prompt-nll/--no-prompt-nll", help="Also the NLL of the prompt's own tokens [default: yes]."),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16 [default: auto].")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="4bit or 8bit weights, with bitsandbytes [default: the model's own].")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps [default: auto].")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the score run [default: default].")] = None,
     trust_remote_code: Annotated[
@@ -90,19 +97,23 @@ def command(
 ) -> None:
     """Run the model once over the pool: uncertainty, draft answers, embeddings. Resumes where it stopped."""
     from thriftune.config import ScoreConfig, resolve
+    from thriftune.errors import ConfigError
     from thriftune.scoring.run import score
     from thriftune.study import Study
 
+    if no_generate and max_new_tokens:
+        raise ConfigError("--no-generate writes no answers: leave out --max-new-tokens")
     flags = {
         "model": model,
         "revision": revision,
         "batch_size": int(batch_size) if batch_size and batch_size.isdigit() else batch_size,
-        "max_new_tokens": max_new_tokens,
+        "max_new_tokens": 0 if no_generate else max_new_tokens,
         "max_prompt_tokens": max_prompt_tokens,
         "layer": layer,
         "pooling": pooling,
         "prompt_nll": prompt_nll,
         "dtype": dtype,
+        "quantize": quantize,
         "device": device,
         "name": name,
         "trust_remote_code": trust_remote_code,

@@ -154,7 +154,7 @@ def _turns(chat: list[Message], cap: int) -> dict[str, Any]:
 
 
 def _draft(draft: dict[str, Any], marked: int) -> dict[str, Any]:
-    if not draft:
+    if not draft.get("n_steps"):
         return {"tokens": [], "drafted": False}
     return {
         "drafted": True,

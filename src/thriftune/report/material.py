@@ -219,7 +219,7 @@ def _scored(study: Study, run: str, ids: ObjectArray) -> dict[str, Any]:
         "scores": {c: values for c, values in scores.items() if np.isfinite(values).any()},
         "tokens": table["n_prompt_tokens"].to_numpy(),
         "truncated": np.asarray(table["truncated_prompt"].to_pylist(), bool),
-        "hit_limit": np.asarray(table["hit_limit"].to_pylist(), bool),
+        "hit_limit": np.asarray(table["hit_limit"].to_pylist(), bool) if "mean_nll" in there else None,
     }
 
 

@@ -156,10 +156,12 @@ def cautions(material: Material, correlations: Mapping[str, float | None]) -> li
         else:
             text = f"No score has a rank correlation with prompt length of {_DRIFT} or more."
         found.append(_caution("Scores and length", text, bool(drifting)))
-    if material.truncated is not None and material.hit_limit is not None and len(material):
-        cut, limit = float(material.truncated.mean()), float(material.hit_limit.mean())
+    if material.truncated is not None and len(material):
+        cut = float(material.truncated.mean())
         text = f"{percent(cut, 1)} of the prompts were cut to fit the model's context; their scores see only a part."
         found.append(_caution("Truncated prompts", text if cut else "No prompt had to be cut.", cut >= 0.01))
+    if material.hit_limit is not None and len(material):
+        limit = float(material.hit_limit.mean())
         text = (
             f"{percent(limit, 1)} of the drafts were stopped at the limit of new tokens: their scores describe the "
             f"beginning of an answer. A larger `--max-new-tokens` sees more of it."

@@ -37,10 +37,10 @@ def part_table(rows: IntArray, rendered: Sequence[Rendered], answers: Sequence[A
     """
     import pyarrow as pa
 
-    scores = [aggregate(np.array(a.entropy), np.array(a.nll), np.array(a.margin)) for a in answers]
     columns: dict[str, Any] = {"row": pa.array(rows, pa.int64())}
-    for name in scores[0]:
-        columns[name] = pa.array([s[name] for s in scores], pa.float32())
+    if any(a.tokens for a in answers):  # prompts that were only read have empty drafts, and no scores of them
+        scores = [aggregate(np.array(a.entropy), np.array(a.nll), np.array(a.margin)) for a in answers]
+        columns |= {name: pa.array([s[name] for s in scores], pa.float32()) for name in scores[0]}
     if any(a.prompt_nll is not None for a in answers):
         columns["prompt_nll"] = pa.array([a.prompt_nll for a in answers], pa.float32())
     drafts = [draft(a.tokens[:-1] if a.finished else a.tokens, tokenizer) for a in answers]
@@ -48,12 +48,12 @@ def part_table(rows: IntArray, rendered: Sequence[Rendered], answers: Sequence[A
         "n_prompt_tokens": pa.array([len(r.ids) for r in rendered], pa.int32()),
         "n_steps": pa.array([len(a.tokens) for a in answers], pa.int32()),
         "truncated_prompt": pa.array([r.truncated for r in rendered], pa.bool_()),
-        "hit_limit": pa.array([not a.finished for a in answers], pa.bool_()),
+        "hit_limit": pa.array([bool(a.tokens) and not a.finished for a in answers], pa.bool_()),
         "response": pa.array([text for text, _ in drafts], pa.large_string()),
         "token_ids": pa.array([a.tokens for a in answers], pa.list_(pa.int32())),
         "token_ends": pa.array(
             [
-                [*ends, *ends[-1:]] if a.finished and ends else ends or [0]
+                [] if not a.tokens else [*ends, *ends[-1:]] if a.finished and ends else ends or [0]
                 for a, (_, ends) in zip(answers, drafts, strict=True)
             ],
             pa.list_(pa.int32()),

@@ -46,9 +46,10 @@ def estimate(plan: Plan, lengths: IntArray, scorer: Pass, missing: list[int]) ->
     # Logits of a step are held in about four float32 copies while they are reduced.
     logits = 16 * int(sizes.max()) * int(lm.model.config.get_text_config().vocab_size)
     gib = (weights + cache + logits) / 2**30 + (_LIBRARIES_GIB if lm.device == "cpu" else 0)
+    answers = f"at most {prompts * scorer.max_new_tokens:,} answer tokens" if scorer.max_new_tokens else "no answers"
     return (
-        f"to do: {prompts:,} distinct prompts, {tokens:,} prompt tokens and at most "
-        f"{prompts * scorer.max_new_tokens:,} answer tokens; at most about {seconds / 60:.1f} min and {gib:.1f} GiB "
+        f"to do: {prompts:,} distinct prompts, {tokens:,} prompt tokens and {answers}; "
+        f"at most about {seconds / 60:.1f} min and {gib:.1f} GiB "
         f"with {lm.spec} on {lm.device} in {lm.dtype}"
     )
 

@@ -29,6 +29,7 @@ def model_of(config: ScoreConfig) -> LanguageModel:
         config.model,
         revision=config.revision,
         dtype=config.dtype,
+        quantize=config.quantize,
         device=config.device,
         trust_remote_code=config.trust_remote_code,
     )

@@ -194,6 +194,8 @@ def _candidates(
         again = f"make the study again with: thriftune init {source.path} --task-column NAME --pool FILE"
         return candidates, scale, again
     again = f"run: thriftune score {source.path}"
+    if name is not None and "mean_nll" not in candidates.scores:
+        again = f"run {name!r} read prompts without answering; run: thriftune score {source.path} --name NAME"
     if wanted and scale is None:
         again = f"run: thriftune embed {source.path} --run {name} --embedder MODEL"
     return candidates, scale, again
