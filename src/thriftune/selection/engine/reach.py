@@ -14,9 +14,9 @@ from thriftune.selection.engine.blocks import Run
 from thriftune.selection.engine.join import join_rows
 from thriftune.types import BoolArray, FloatArray, IntArray
 
-_RECALL = 0.99  # of the sample's nearest neighbours are to be found
+_RECALL = 0.985  # of the sample's nearest neighbours are to be found
 _SAMPLE = 256
-_MOST = 1.2e13  # operations: what the join takes at most, a few minutes of CPU time
+_MOST = 6e12  # operations: what the join takes at most, a minute or two of CPU time
 _LISTED = 256  # clusters near each that are considered
 _MEMBERS = 64  # rows of a cluster that say how far its rows lie from the centre
 _TILE = 1024
