@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -104,6 +105,20 @@ def sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """For what torch and safetensors write: their own errors about a full disk as the OSError that they stand for."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        # torch's writer tells of a short write by where it stands in the file.
+        if any(sign in str(error) for sign in ("No space left", "inline_container", "PytorchStreamWriter")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place)) from error
+        raise
 
 
 def sync_tree(directory: Path) -> None:

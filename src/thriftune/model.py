@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thriftune.artifacts import file_digest, sync_directory
+from thriftune.artifacts import file_digest, sync_directory, writing
 from thriftune.errors import ModelError, ThriftuneError, require
 from thriftune.quantized import loading_arguments
 
@@ -138,8 +138,9 @@ def _converted(gguf: Path) -> Path:
             model.is_quantized = False
             if hasattr(model.config, "quantization_config"):
                 del model.config.quantization_config
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
+            with writing(target):
+                model.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
             temporary.replace(target)
             sync_directory(home)
         except (OSError, ValueError, KeyError, NotImplementedError) as error:

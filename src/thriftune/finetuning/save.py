@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from thriftune.artifacts import make_directory, sync_directory, sync_tree
+from thriftune.artifacts import make_directory, sync_directory, sync_tree, writing
 from thriftune.finetuning.prepare import quiet
 from thriftune.finetuning.train import Trained
 from thriftune.model import LanguageModel, locate
@@ -127,7 +127,8 @@ def _replacing(directory: Path) -> Iterator[Path]:
     make_directory(directory.parent)
     fresh = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
     try:
-        yield fresh
+        with writing(directory):
+            yield fresh
         sync_tree(fresh)
         umask = os.umask(0)
         os.umask(umask)

@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from thriftune.artifacts import sync_directory, sync_tree
+from thriftune.artifacts import sync_directory, sync_tree, writing
 from thriftune.errors import FinetuneError
 from thriftune.examples import Example
 from thriftune.finetuning.defaults import pieces
@@ -103,8 +103,9 @@ class ResponseTrainer(trl.SFTTrainer):
         """None: the finished model gets its own."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
         directory = Path(self.args.output_dir)
+        with writing(directory):
+            super()._save_checkpoint(model, trial)
         written = directory / f"checkpoint-{self.state.global_step}"
         sync_tree(written)  # before it says that it is complete, and before the one before it goes
         (written / _WHOLE).touch()
