@@ -123,7 +123,7 @@ def test_certificates_in_words(make_study: Callable[..., Study], select: Callabl
     select(study, "d", [1, 2])
     told = {c.name: certificate(c) for c in load(study).chosen}
     assert "at least 90.0\u00a0% of what the best possible 2 picks" in told["a"]
-    assert "nearest neighbours only" in told["a"]
+    assert "holds everyone's nearest" in told["a"]
     assert "farther than 1.5 from a pick" in told["b"]
     assert "below 0.75" in told["b"]
     assert told["c"] == "kind: mine; bound: 2"

@@ -224,7 +224,7 @@ def certificate(chosen: Chosen) -> str:
         best = f"the best possible {len(chosen.rows):,} picks"
         if "budget_cost" in stated:
             best = f"the best picks that {number(float(stated['budget_cost']))} buys"
-        graph = ", counting each prompt's nearest neighbours only" if stated.get("on_graph") else ""
+        graph = ", as far as the graph of neighbours holds everyone's nearest" if stated.get("on_graph") else ""
         return (
             f"Adds at least {percent(float(stated['ratio']), 1)} of what {best} "
             f"could add to how well the pool is represented{graph}."
