@@ -80,7 +80,7 @@ class _Small:
 
     def __init__(self, model: Any, most: int) -> None:
         self.model, self.most = model, most
-        self.generation_config = model.generation_config
+        self.generation_config, self.config = model.generation_config, model.config
 
     def __call__(self, **inputs: Any) -> Any:
         if len(inputs["input_ids"]) > self.most:

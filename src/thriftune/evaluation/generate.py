@@ -32,6 +32,10 @@ class Reply:
     finished: bool = False
 
 
+# Padded tokens of a batch on a CPU: here, unlike in scoring, all its prompts are read at once.
+_CPU_TOKENS = 8192
+
+
 def generate(
     lm: LanguageModel,
     prompts: Sequence[Rendered],
@@ -90,6 +94,8 @@ def batches(
         Rows, each in exactly one batch.
     """
     tokens, most = batch_limits(lm) if batch_size == "auto" else (None, batch_size)
+    if tokens is not None and not lm.device.startswith("cuda"):
+        tokens = min(tokens, _CPU_TOKENS)
     if tokens is not None and most_tokens is not None:
         tokens = min(tokens, most_tokens)
     found: list[list[int]] = []
