@@ -77,7 +77,8 @@ def test_a_killed_worker_changes_nothing(
         assert one[section] == other[section]
     tried = [path.name.partition("-") for path in (tmp_path / "traces").iterdir()]
     assert len({number for number, _, _ in tried}) > 5
-    assert len({process for _, _, process in tried}) == 3  # two side by side, one of them lost and replaced
+    # Two side by side, one of them lost; the third may come when the second has done the rest.
+    assert len({process for _, _, process in tried}) >= 2
     assert sorted(p.name for p in directory.iterdir()) == ["embeddings.npy", "manifest.json", "scores.parquet"]
     assert not any((tmp_path / "bucket").iterdir())
 
