@@ -43,8 +43,6 @@ def note_run(
     """
     inside = np.isin(plan.part, missing)
     count, rate = int(inside.sum()), max(seconds, 1e-9)
-    parts = [directory / "parts" / f"{p:06d}.parquet" for p in range(plan.parts)]
-    manifest["backed_off"] = backed_off = [b for p in parts for b in read_record(p)["halved"]]
     manifest["run"] = run = {
         "seconds": round(seconds, 2),
         "prompts_scored": count,
@@ -58,13 +56,17 @@ def note_run(
         f"scored {count:,} prompts in {seconds / 60:.1f} min: {run['prompts_per_minute']:,.0f} prompts/min, "
         f"{run['tokens_per_second']:,.0f} tokens/s, peak memory {run['peak_memory_gib']} GiB"
     )
+
+
+def merge_run(directory: Path, manifest: dict[str, Any], plan: Plan, pool: pa.Table, say: Say) -> None:
+    """Merge all parts into the run's scores and embeddings, and remove them."""
+    parts = [directory / "parts" / f"{p:06d}.parquet" for p in range(plan.parts)]
+    # Here, for a run may have been killed between its last part and its note.
+    manifest["backed_off"] = backed_off = [b for p in parts for b in read_record(p)["halved"]]
+    write_json(directory / "manifest.json", manifest)
     if backed_off:
         say(f"{len(backed_off)} batches did not fit into memory and were halved")
-
-
-def merge_run(directory: Path, manifest: dict[str, Any], plan: Plan, pool: pa.Table) -> None:
-    """Merge all parts into the run's scores and embeddings, and remove them."""
-    scored = Gathered([directory / "parts" / f"{p:06d}.parquet" for p in range(plan.parts)], plan.rows)
+    scored = Gathered(parts, plan.rows)
     made = {k: v for k, v in manifest.items() if k != "run"}
     merge(directory, scored, scored, pool["id"], pool["group"].to_numpy(), made)
     tidy(directory)

@@ -163,7 +163,7 @@ def score_on_cluster(
         digest = file_digest(directory / "plan.parquet")
         store = None if config.parts_url is None else PartStore(config.parts_url, digest)
         _run(crew, facts, plan, digest, lengths, pool, config, directory, store, manifest, say)
-    merge_run(directory, manifest, plan, pool)
+    merge_run(directory, manifest, plan, pool, say)
     if store is not None:
         store.remove()
 

@@ -104,7 +104,7 @@ def score(study: Study, config: ScoreConfig, *, agree: Agree = lambda _: True, s
             }
             write_json(manifest_file, manifest)
         _run(plan, lengths, pool, renderer, lm, config, directory, manifest, say)
-        merge_run(directory, manifest, plan, pool)
+        merge_run(directory, manifest, plan, pool, say)
     return directory
 
 
