@@ -84,6 +84,7 @@ def _child(request: dict[str, Any]) -> None:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command has ended
         sys.stdout.flush()
         os._exit(code)
 
