@@ -17,8 +17,8 @@ from thriftune.errors import ClusterError
 from thriftune.selection import ray_crew
 from thriftune.selection.engine import facility, join, partition
 from thriftune.selection.engine.blocks import workers
-from thriftune.selection.engine.helpers import helpers
 from thriftune.selection.engine.neighbours import neighbour_graph
+from thriftune.selection.engine.sharing import helpers
 from thriftune.selection.engine.width import similarity
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from thriftune.cluster import Crew, Lost
 from thriftune.errors import ClusterError
 from thriftune.selection.engine.blocks import workers
-from thriftune.selection.engine.helpers import helpers
+from thriftune.selection.engine.sharing import helpers
 
 
 class Hand:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thriftune.selection.engine.blocks import Run
-from thriftune.selection.engine.helpers import helped
+from thriftune.selection.engine.sharing import helped
 from thriftune.types import FloatArray, IntArray
 
 Array = npt.NDArray[Any]

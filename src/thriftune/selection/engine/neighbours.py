@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from thriftune.selection.engine.blocks import Run
-from thriftune.selection.engine.helpers import helpers
 from thriftune.selection.engine.join import join, join_by_shares, pairs_of
 from thriftune.selection.engine.reach import clusters_in_reach
+from thriftune.selection.engine.sharing import helpers
 from thriftune.selection.engine.tiles import to_similarity as scale_to_similarity
 from thriftune.selection.engine.width import Similarity
 from thriftune.types import BoolArray, FloatArray, IntArray

@@ -19,8 +19,8 @@ import numpy as np
 from thriftune.selection.engine import tiles
 from thriftune.selection.engine.blocks import Run, free_memory
 from thriftune.selection.engine.greedy import Greedy, Lists, finish
-from thriftune.selection.engine.helpers import helped
 from thriftune.selection.engine.neighbours import neighbours_by_shares, reverse
+from thriftune.selection.engine.sharing import helped
 from thriftune.selection.engine.width import Similarity
 from thriftune.types import FloatArray, IntArray
 
