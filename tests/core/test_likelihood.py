@@ -77,14 +77,17 @@ def model(request: pytest.FixtureRequest) -> Any:
     return MODELS[request.param]().float().eval()
 
 
-@pytest.fixture
-def batch() -> list[Example]:
-    """Four of uneven length; one response of a single token, one with a gap."""
+@pytest.fixture(params=[0, 2, 8, 24])
+def batch(request: pytest.FixtureRequest) -> list[Example]:
+    """Four of uneven length that begin alike; one response of a single token, one with a gap."""
     rng = np.random.default_rng(0)
+    common = rng.integers(0, _VOCABULARY, 24)
     examples = []
     for row, (length, start) in enumerate([(24, 10), (9, 8), (17, 3), (24, 20)]):
         mask = np.arange(length) >= start
-        examples.append(Example(str(row), rng.integers(0, _VOCABULARY, length), mask, False))
+        ids = rng.integers(0, _VOCABULARY, length)
+        ids[: request.param] = common[: min(request.param, length)]
+        examples.append(Example(str(row), ids, mask, False))
     examples[2].response[7] = False
     return examples
 
@@ -164,6 +167,35 @@ def test_gradients_with_activations_recomputed(batch: list[Example]) -> None:
     model.enable_input_require_grads()
     model.get_base_model().gradient_checkpointing_enable()
     compare_gradients(model.train(), batch)
+
+
+@pytest.mark.parametrize("batch", [0, 2, 8], indirect=True)
+def test_what_all_begin_with_is_computed_once_and_nothing_is_padded(
+    batch: list[Example], request: pytest.FixtureRequest
+) -> None:
+    prefix = request.node.callspec.params["batch"]
+    model = llama().eval()
+    seen: list[tuple[int, ...]] = []
+    response_nll(model, batch)
+    model.model.layers[0].register_forward_hook(lambda _m, inputs, _o: seen.append(tuple(inputs[0].shape[:2])))
+    response_nll(model, batch)
+    prefix = min(prefix, min(len(e.ids) for e in batch) - 2)  # each keeps a token of its own
+    assert seen == [(1, sum(len(e.ids) - 1 - prefix for e in batch) + prefix)]
+
+
+@pytest.mark.parametrize("why", ["a window", "dropout", "eager", "recomputed"])
+def test_models_that_cannot_be_given_one_row_are_given_rows(batch: list[Example], why: str) -> None:
+    model = llama(attention_dropout=0.1 if why == "dropout" else 0.0).train()
+    if why == "a window":
+        model.config.sliding_window = 20
+    elif why == "eager":
+        model.set_attn_implementation("eager")
+    else:
+        model.gradient_checkpointing_enable()
+    seen: list[int] = []
+    model.model.layers[0].register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    response_nll(model, batch)
+    assert seen[-1] == len(batch)
 
 
 def test_only_response_positions_are_projected(batch: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:

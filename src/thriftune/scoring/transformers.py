@@ -70,7 +70,7 @@ class Pass:
         self.prompt_nll = prompt_nll
         self.decoder = lm.model.get_decoder()
         if lm.device == "cpu" and lm.dtype == "bfloat16":
-            from thriftune.scoring import attention
+            from thriftune import attention
 
             attention.use(lm.model)
         self.layers = self._resolve(layers)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from thriftune import attention
 from thriftune.model import load
-from thriftune.scoring import attention
 from thriftune.scoring.transformers import Pass
 
 
