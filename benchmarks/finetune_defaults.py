@@ -23,7 +23,7 @@ def main() -> None:
     import torch
 
     from thriftune.config import FinetuneConfig
-    from thriftune.examples import length_batches, tokenize
+    from thriftune.examples import tokenize
     from thriftune.finetuning.train import train
     from thriftune.likelihood import response_nll
     from thriftune.model import load
@@ -48,14 +48,14 @@ def main() -> None:
         prompts = [Prompt(rows[i]["id"], rows[i]["prompt"]) for i in chosen]
         return tokenize(lm, prompts, [rows[i]["response"] for i in chosen], lm.context)
 
-    held = examples(order[: options.held].tolist())
+    by_length = sorted(examples(order[: options.held].tolist()), key=lambda e: -len(e.ids))
 
     def judge(model: object) -> tuple[float, float]:
         """Nats a response token, over all tokens and as the mean of the items' means."""
         nll, tokens = [], []
         with torch.no_grad():
-            for batch in length_batches(held, 16, seed=None):
-                found = response_nll(model, [held[i] for i in batch])
+            for start in range(0, len(by_length), 16):
+                found = response_nll(model, by_length[start : start + 16])
                 nll += found[0].tolist()
                 tokens += found[1].tolist()
         return sum(nll) / sum(tokens), float(np.mean(np.array(nll) / np.array(tokens)))

@@ -15,7 +15,6 @@ from thriftune.types import BoolArray, IntArray, Prompt
 
 _BLOCK = 1024  # texts tokenised at once
 _KEPT = 4  # the user's text keeps a quarter of the limit, however long the response
-_POOLED = 50  # shuffled batches among which examples of similar length are put together
 
 
 @dataclass(frozen=True)
@@ -135,27 +134,21 @@ def _example(prompt: Prompt, ids: IntArray, answer: IntArray, truncated: bool) -
     return Example(prompt.id, np.concatenate([ids, answer]), response, truncated)
 
 
-def length_batches(examples: Sequence[Example], batch_size: int, *, seed: int | None) -> list[list[int]]:
-    """Batches of examples of similar length, so that little is computed on padding.
+def random_batches(examples: Sequence[Example], batch_size: int, *, seed: int) -> list[list[int]]:
+    """Batches drawn at random, the longest example of each first.
+
+    Batches of examples of like lengths would need less padding, but lengths go with tasks: steps on one task's examples
+    made small trainings worse and their luck larger (docs/results/study.md).
 
     Args:
         examples: n examples.
         batch_size: examples a batch.
-        seed: draws which examples may meet and the order of the batches; None for batches by falling length, so that
-            the one that needs most memory comes first.
+        seed: draws them.
 
     Returns:
         Rows of ``examples``, each in exactly one batch; sizes differ by one at most, so that no batch is a small rest.
     """
-    lengths = np.array([len(e.ids) for e in examples], np.int64)
     count = -(-len(examples) // batch_size)
-    bounds = np.cumsum([0, *(len(part) for part in np.array_split(lengths, max(count, 1)))])
-    generator = np.random.default_rng(seed)
-    order = np.arange(len(examples)) if seed is None else generator.permutation(len(examples))
-    # Sorted within pools of many batches only, where a seed is given: each epoch mixes the examples anew.
-    pooled = count if seed is None else _POOLED
-    for first in range(0, count, max(pooled, 1)):
-        inside = slice(bounds[first], bounds[min(first + pooled, count)])
-        order[inside] = order[inside][np.argsort(-lengths[order[inside]], kind="stable")]
-    batches = [order[bounds[i] : bounds[i + 1]].tolist() for i in range(count)]
-    return batches if seed is None else [batches[i] for i in generator.permutation(count)]
+    order = np.random.default_rng(seed).permutation(len(examples))
+    drawn = np.array_split(order, max(count, 1))
+    return [sorted(batch.tolist(), key=lambda i: -len(examples[i].ids)) for batch in drawn if len(batch)]

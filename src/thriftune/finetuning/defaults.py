@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thriftune.config import FinetuneConfig
-from thriftune.examples import Example, length_batches
+from thriftune.examples import Example, random_batches
 
 # Measured with SmolLM2-135M (benchmarks/finetune_defaults.py). That wider models want less, as a power of the width,
 # and full fine-tuning a tenth, is from Schulman et al., "LoRA Without Regret", 2025.
@@ -61,7 +61,7 @@ def pieces(batch: Sequence[Example], most: int) -> list[Sequence[Example]]:
     Gradients add up over the pieces, so that memory depends on ``most`` and not on the batch.
 
     Args:
-        batch: examples, similar lengths together.
+        batch: examples, by falling length.
         most: tokens a piece.
 
     Returns:
@@ -93,6 +93,6 @@ def course(examples: Sequence[Example], config: FinetuneConfig) -> Course:
     epoch = 0
     while len(batches) < steps:
         seed = int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0])
-        batches += length_batches(examples, config.batch_size, seed=seed)
+        batches += random_batches(examples, config.batch_size, seed=seed)
         epoch += 1
     return Course(batches[:steps], epochs)
