@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from thriftune.artifacts import file_digest, make_directory, provenance, write_table
+from thriftune.columns import RANKING
 from thriftune.config import ScoreConfig
 from thriftune.scoring.part import model_of, pass_of, renderer_of, score_part
 from thriftune.scoring.plan import Plan, make_plan
@@ -95,22 +96,13 @@ class Stub(Scorer):
         m, t, d = len(prompts), int(self.steps), int(self.width)
         rng = np.random.default_rng(int(plan.part[0]))
         tokens = sum(self.lengths(0, prompts)[1]) + m * t
-        names = (
-            "mean_entropy",
-            "max_entropy",
-            "least_confidence",
-            "mean_nll",
-            "mean_margin",
-            "min_margin",
-            "prompt_nll",
-        )
         offsets = pa.array(np.arange(0, m * t + 1, t), pa.int32())
 
         def steps(values: Any) -> pa.Array:
             return pa.ListArray.from_arrays(offsets, pa.array(values))
 
         columns: dict[str, Any] = {"row": pa.array(plan.rows, pa.int64())}
-        columns |= {name: pa.array(rng.random(m, np.float32)) for name in names}
+        columns |= {name: pa.array(rng.random(m, np.float32)) for name in RANKING}
         columns |= {
             "n_prompt_tokens": pa.array([1] * m, pa.int32()),
             "n_steps": pa.array([t] * m, pa.int32()),

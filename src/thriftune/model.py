@@ -50,6 +50,11 @@ class LanguageModel:
         return next((int(k) for k in known if k), int(min(self.tokenizer.model_max_length, 1 << 20)))
 
     @property
+    def resolved(self) -> dict[str, str]:
+        """What must stay the same in everything that goes on with a run; a device counts without its number."""
+        return {"revision": self.revision, "dtype": self.dtype, "device": self.device.partition(":")[0]}
+
+    @property
     def stop_ids(self) -> set[int]:
         """Tokens that end an answer."""
         declared = self.model.generation_config.eos_token_id if self.model.generation_config else None

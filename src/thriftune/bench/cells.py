@@ -63,7 +63,7 @@ class Bencher:
                 device=self.config.finetune.device,
                 trust_remote_code=self.spec.get("trust_remote_code", False),
             )
-            for key, value in self.identity(lm).items():
+            for key, value in lm.resolved.items():
                 planned = self.spec.get(key)
                 if planned is not None and planned != value:
                     raise BenchError(
@@ -72,11 +72,6 @@ class Bencher:
                     )
             self._loaded, self.able = lm, True
         return self._loaded
-
-    @staticmethod
-    def identity(lm: LanguageModel) -> dict[str, str]:
-        """What about a loaded model must be the same in all cells."""
-        return {"revision": lm.revision, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
 
     def probe(self, ids: Sequence[str], items: Sequence[str]) -> dict[str, Any]:
         """Time one batch of training and a few items of evaluation.
@@ -100,7 +95,7 @@ class Bencher:
         whole = time.monotonic() - began
         trained_on = sum(tokens[: len(some)])
         return {
-            "loaded": self.identity(lm),
+            "loaded": lm.resolved,
             "tokens_per_example": float(np.mean(tokens)),
             "train_seconds_per_token": train_s / max(trained_on, 1),
             "evaluate_seconds_per_item": evaluate_s / max(len(few), 1),

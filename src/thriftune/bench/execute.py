@@ -70,7 +70,7 @@ def probe(crew: Crew, ids: Sequence[str], items: Sequence[str]) -> tuple[Rates, 
         items: held-out prompts of a cell.
 
     Returns:
-        The speed, and what was loaded (see `cells.Bencher.identity`).
+        The speed, and what was loaded (see `model.LanguageModel.resolved`).
 
     Raises:
         BenchError: the model cannot be loaded, trained or evaluated.

@@ -65,7 +65,7 @@ def finetune(study: Study, config: FinetuneConfig, *, say: Say = print) -> Path:
             device=config.device,
             trust_remote_code=config.trust_remote_code,
         )
-        wanted["resolved"] = {"revision": lm.revision, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
+        wanted["resolved"] = lm.resolved
         _check_same(done if done.exists() else directory / "plan.json", wanted, directory)
         if done.exists():
             merge(lm, directory / "adapter", directory / "model", read_object(done, examples=int)["examples"])

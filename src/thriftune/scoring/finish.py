@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def note_run(
-    directory: Path,
     manifest: dict[str, Any],
     plan: Plan,
     work: IntArray,
@@ -28,11 +27,10 @@ def note_run(
     say: Say,
     **details: Any,
 ) -> None:
-    """Write down and say what scoring the ``missing`` parts took.
+    """Note and say what scoring the ``missing`` parts took.
 
     Args:
-        directory: the score run.
-        manifest: of the run, added to.
+        manifest: of the run, added to; `merge_run` writes it.
         plan: all of it.
         work: (m,) tokens of each prompt and its answer, in the plan's order.
         missing: parts that were scored now.
@@ -51,7 +49,6 @@ def note_run(
         "peak_memory_gib": round(peak_gib, 2),
         **details,
     }
-    write_json(directory / "manifest.json", manifest)
     say(
         f"scored {count:,} prompts in {seconds / 60:.1f} min: {run['prompts_per_minute']:,.0f} prompts/min, "
         f"{run['tokens_per_second']:,.0f} tokens/s, peak memory {run['peak_memory_gib']} GiB"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thriftune.artifacts import provenance
 from thriftune.config import ScoreConfig
 from thriftune.errors import ScoreError
 from thriftune.model import LanguageModel, load
@@ -21,6 +22,12 @@ from thriftune.types import Prompt
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def decisive_versions() -> dict[str, str]:
+    """Packages here whose version must not change between the parts of a run."""
+    decisive = {"torch", "transformers", "tokenizers"}
+    return {name: version for name, version in provenance()["versions"].items() if name in decisive}
 
 
 def model_of(config: ScoreConfig) -> LanguageModel:

@@ -16,7 +16,7 @@ from thriftune.errors import ScoreError, ThriftuneError
 from thriftune.memory import batch_limits, peak
 from thriftune.progress import progress
 from thriftune.scoring.finish import merge_run, note_run
-from thriftune.scoring.part import model_of, pass_of, renderer_of, score_part
+from thriftune.scoring.part import decisive_versions, model_of, pass_of, renderer_of, score_part
 from thriftune.scoring.part_store import PartStore
 from thriftune.scoring.parts import Say, check_same, whole
 from thriftune.scoring.plan import Plan
@@ -26,8 +26,6 @@ from thriftune.types import IntArray, Prompt
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_DECIDES = ("torch", "transformers", "tokenizers")  # packages whose version must be the same on all machines
 
 
 class Setup(NamedTuple):
@@ -65,13 +63,7 @@ class Scorer:
     def facts(self) -> Facts:
         """Load the model and say what it is."""
         self._load()
-        versions = {k: v for k, v in provenance()["versions"].items() if k in _DECIDES}
-        resolved = {
-            "revision": self.lm.revision,
-            "dtype": self.lm.dtype,
-            "device": self.lm.device.partition(":")[0],
-        }
-        return Facts(resolved, versions, batch_limits(self.lm))
+        return Facts(self.lm.resolved, decisive_versions(), batch_limits(self.lm))
 
     def lengths(self, number: int, prompts: list[Prompt]) -> tuple[int, IntArray]:
         """Tokens of each prompt of a block."""
@@ -232,4 +224,4 @@ def _run(
         store.fetch(parts)
     if missing:
         seconds = time.monotonic() - began
-        note_run(directory, manifest, plan, work, missing, seconds, used, say, workers=crew.workers)
+        note_run(manifest, plan, work, missing, seconds, used, say, workers=crew.workers)

@@ -26,7 +26,7 @@ from thriftune.render import Renderer
 from thriftune.scoring import memory
 from thriftune.scoring.elsewhere import score_elsewhere
 from thriftune.scoring.finish import merge_run, note_run
-from thriftune.scoring.part import model_of, pass_of, renderer_of, score_part
+from thriftune.scoring.part import decisive_versions, model_of, pass_of, renderer_of, score_part
 from thriftune.scoring.parts import UNFINISHED, Say, check_same, tidy, whole
 from thriftune.scoring.plan import Plan
 from thriftune.scoring.prompts import pool_of, prompts_of
@@ -81,12 +81,8 @@ def score(study: Study, config: ScoreConfig, *, agree: Agree = lambda _: True, s
             score_on_cluster(directory, config, manifest, wanted, pool, say)
             return directory
         lm = model_of(config)
-        resolved = {"revision": lm.revision, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
-        origin = provenance()
         if manifest is not None:
-            # What computes must not change between the parts of one run.
-            versions = {k: v for k, v in origin["versions"].items() if k in {"torch", "transformers", "tokenizers"}}
-            check_same(manifest, {"resolved": resolved, "versions": versions}, directory)
+            check_same(manifest, {"resolved": lm.resolved, "versions": decisive_versions()}, directory)
         renderer = renderer_of(lm, config)
         make_directory(directory)  # not before: a model that cannot be used leaves nothing behind
 
@@ -97,10 +93,10 @@ def score(study: Study, config: ScoreConfig, *, agree: Agree = lambda _: True, s
         if manifest is None:
             manifest = {
                 **wanted,
-                "resolved": resolved,
+                "resolved": lm.resolved,
                 "prompts": pool.num_rows,
                 "distinct": len(plan.rows),
-                **origin,
+                **provenance(),
             }
             write_json(manifest_file, manifest)
         _run(plan, lengths, pool, renderer, lm, config, directory, manifest, say)
@@ -138,4 +134,4 @@ def _run(
             write_table(parts / f"{part:06d}.parquet", table, record)
     seconds = time.monotonic() - began
     if missing:
-        note_run(directory, manifest, plan, work, missing, seconds, peak(lm.device), say)
+        note_run(manifest, plan, work, missing, seconds, peak(lm.device), say)

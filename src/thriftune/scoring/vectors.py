@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _SERVED = "endpoint:"
 _BATCH = 32  # texts a batch or a request
 _BATCH_CHARS = 32_768  # of a batch's longest text times their number
+_REQUEST_CHARS = 8_192  # the same of a request: even a server short of cores must answer before the timeout
 _TOO_LONG = re.compile(r"context|too long|too large|batch size|tokens|exceed", re.I)
 Vector = tuple[FloatArray, bool]
 
@@ -98,13 +99,13 @@ def embed_pool(
     return parts.gathered()
 
 
-def _batches(pool: pa.Table, rows: IntArray) -> list[IntArray]:
+def _batches(pool: pa.Table, rows: IntArray, chars: int) -> list[IntArray]:
     import pyarrow.compute as pc
 
     lengths = pc.utf8_length(pool["text"].take(rows)).to_numpy()
     batches, start = [], 0
     while start < len(rows):
-        size = int(min(_BATCH, max(1, _BATCH_CHARS // max(int(lengths[start]), 1))))
+        size = int(min(_BATCH, max(1, chars // max(int(lengths[start]), 1))))
         batches.append(rows[start : start + size])
         start += size
     return batches
@@ -116,12 +117,12 @@ def _texts(pool: pa.Table, rows: IntArray) -> list[str]:
 
 
 def _run(parts: Parts[Vector], pool: pa.Table, rows: IntArray, embedder: Embedder, *, say: Say) -> None:
-    batches = _batches(pool, rows)
+    batches = _batches(pool, rows, _BATCH_CHARS)
     if len(batches) > 8:
         sample = rows[np.linspace(0, len(rows) - 1, _BATCH).astype(np.int64)]
         embedder.encode(_texts(pool, sample[:2]))  # the first call warms up
         began = time.monotonic()
-        for batch in _batches(pool, sample):
+        for batch in _batches(pool, sample, _BATCH_CHARS):
             embedder.encode(_texts(pool, batch))
         minutes = (time.monotonic() - began) / len(sample) * len(rows) / 60
         say(f"to do: {len(rows):,} distinct texts; about {minutes:.1f} min with {embedder.spec} on {embedder.device}")
@@ -134,7 +135,7 @@ def _run(parts: Parts[Vector], pool: pa.Table, rows: IntArray, embedder: Embedde
 
 def _ask(parts: Parts[Vector], pool: pa.Table, rows: IntArray, config: EmbedConfig, *, agree: Agree, say: Say) -> None:
     endpoint = Endpoint(server(config, config.embedder.removeprefix(_SERVED), 1))
-    batches = dict(enumerate(_batches(pool, rows)))
+    batches = dict(enumerate(_batches(pool, rows, _REQUEST_CHARS)))
     shorter: dict[str, list[str]] = {}
     failed: list[str] = []
     widths: set[int] = set()
