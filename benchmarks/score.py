@@ -57,9 +57,9 @@ def rendered(options: argparse.Namespace, lm: Any) -> list[Any]:
 
 def ours(lm: Any, prompts: list[Any], options: argparse.Namespace) -> list[Row]:
     from thriftune.memory import batch_limits
+    from thriftune.scoring import transformers as passing
     from thriftune.scoring.memory import run_halving
     from thriftune.scoring.plan import make_plan
-    from thriftune.scoring.transformers import Pass
     from thriftune.scoring.uncertainty import aggregate
 
     tokens, most = batch_limits(lm)
@@ -72,8 +72,8 @@ def ours(lm: Any, prompts: list[Any], options: argparse.Namespace) -> list[Row]:
         batch_tokens=options.batch_tokens or tokens,
         most_prompts=options.batch_prompts or most,
     )
-    scorer = Pass(lm, max_new_tokens=options.new_tokens, prompt_nll=False)
-    pool = scorer._pool
+    scorer = passing.Pass(lm, max_new_tokens=options.new_tokens, prompt_nll=False)
+    pool = passing.pool
 
     def timed(*arguments: Any) -> Any:
         began = time.process_time()
@@ -82,7 +82,7 @@ def ours(lm: Any, prompts: list[Any], options: argparse.Namespace) -> list[Row]:
         finally:
             EMBEDDING[0] += time.process_time() - began
 
-    vars(scorer)["_pool"] = timed
+    passing.pool = timed  # type: ignore[assignment]
     rows: list[Row] = [{}] * len(prompts)
     for part in range(plan.parts):
         for batch in plan.batches(part):

@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from thriftune.attention import Packed, packed, use
+from thriftune.attention import packed
 from thriftune.errors import ModelError
 from thriftune.examples import Example
+from thriftune.packing import pack, packable, places
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}  # logits held at once
 
-# Models whose forward can be continued from the vocabulary projection on its own, and those that can be given packed
-# sequences; found out once for each.
+# Models whose forward can be continued from the vocabulary projection on its own; found out once for each.
 _CONTINUED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
-_PACKED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 def response_nll(model: Any, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -46,11 +45,9 @@ def response_nll(model: Any, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
     base = _base(model)
     device = base.get_input_embeddings().weight.device
     _continued(base)  # runs the model: not among packed sequences
-    if _packable(base, max(len(e.ids) for e in batch)):
-        try:
+    if packable(base, max(len(e.ids) for e in batch)):
+        with contextlib.suppress(NotImplementedError):  # dropout, which is not there before training
             return _packed_nll(model, base, batch)
-        except NotImplementedError:  # attention with dropout, which is not there before training
-            _PACKED[base] = False
     rows, columns, targets, ids = (t.to(device) for t in _layout(batch))
     # No attention mask: padding stands at the end, where no token of an example can see it.
     nll = _nll_at(model, base, {"input_ids": ids, "use_cache": False}, rows, columns, targets)
@@ -69,70 +66,16 @@ def _nll_at(model: Any, base: Any, inputs: dict[str, Any], rows: Tensor, columns
 
 def _packed_nll(model: Any, base: Any, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """`response_nll` with all examples in one row: no padding, and what all begin with is computed once."""
-    lengths = [len(e.ids) - 1 for e in batch]
-    prefix = _common(batch, min(lengths) - 1)
-    sequences = Packed(prefix, tuple(n - prefix for n in lengths))
-    starts = np.cumsum([0, *sequences.lengths])  # place of an example's column c, from the prefix on: its start + c
-    ids = np.concatenate([batch[0].ids[:prefix], *(e.ids[prefix:-1] for e in batch)])
-    positions = np.concatenate([np.arange(prefix), *(np.arange(prefix, n) for n in lengths)])
+    sequences, ids, positions = pack([e.ids[:-1] for e in batch])
     predicts = [np.flatnonzero(e.response[1:]) for e in batch]
-    places = np.concatenate(
-        [np.where(p < prefix, p, p + start) for p, start in zip(predicts, starts[:-1], strict=True)]
-    )
-    targets = np.concatenate([e.ids[p + 1] for e, p in zip(batch, predicts, strict=True)])
-    columns = torch.from_numpy(places)
-    inputs = {
-        "input_ids": torch.from_numpy(ids)[None],
-        "position_ids": torch.from_numpy(positions)[None],
-        "use_cache": False,
-    }
+    columns = torch.from_numpy(np.concatenate([places(sequences, row, p) for row, p in enumerate(predicts)]))
+    targets = torch.from_numpy(np.concatenate([e.ids[p + 1] for e, p in zip(batch, predicts, strict=True)]))
+    inputs = {"input_ids": ids, "position_ids": positions, "use_cache": False}
     with packed(sequences):
-        nll = _nll_at(model, base, inputs, torch.zeros_like(columns), columns, torch.from_numpy(targets))
+        nll = _nll_at(model, base, inputs, torch.zeros_like(columns), columns, targets)
     counts = torch.tensor([len(p) for p in predicts])
     rows = torch.repeat_interleave(torch.arange(len(batch)), counts)
     return torch.zeros(len(batch)).index_add(0, rows, nll), counts
-
-
-def _common(batch: Sequence[Example], most: int) -> int:
-    """How many tokens all examples begin with, at most ``most``; 0 for one example."""
-    if len(batch) < 2 or most <= 0:
-        return 0
-    same = np.all([e.ids[:most] == batch[0].ids[:most] for e in batch[1:]], axis=0)
-    return int(most if same.all() else same.argmin())
-
-
-def _packable(base: Any, longest: int) -> bool:
-    """Whether a model on a CPU gives packed sequences of up to ``longest`` tokens what it gives each alone."""
-    config = base.config.get_text_config()
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    if (
-        base.device.type != "cpu"
-        or any(w is not None and w < longest for w in windows)
-        or (base.training and base.is_gradient_checkpointing)
-    ):
-        return False
-    if base not in _PACKED:
-        _PACKED[base] = use(base) and _equal_packed(base)
-    return _PACKED[base]
-
-
-def _equal_packed(base: Any) -> bool:
-    ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
-    positions = torch.tensor([[0, 1, 2, 3, 4, 3, 4, 5]])
-    training = base.training
-    base.eval()
-    try:
-        with torch.no_grad():
-            plain = [base(input_ids=i, use_cache=False).logits for i in (ids[:, :5], ids[:, [0, 1, 2, 5, 6, 7]])]
-            with packed(Packed(3, (2, 3))):
-                together = base(input_ids=ids, position_ids=positions, use_cache=False).logits
-    except (AttributeError, TypeError, ModelError, IndexError, NotImplementedError, RuntimeError):
-        return False
-    finally:
-        base.train(training)
-    exact = torch.cat([plain[0], plain[1][:, 3:]], dim=1)
-    near = 1e-4 if exact.dtype == torch.float32 else 0.1
-    return exact.shape == together.shape and bool(torch.allclose(exact, together, rtol=near, atol=near))
 
 
 def _base(model: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from thriftune.attention import Packed
+
 
 class RoomyLayer(DynamicLayer):
     """A layer whose storage already has room for the answers: a step writes a column where others copy everything.
@@ -47,11 +49,11 @@ def joinable(cache: Any) -> bool:
     return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
-def join(groups: Sequence[Any], columns: int, room: int) -> Any:
+def join(groups: Sequence[tuple[Any, Packed | None]], columns: int, room: int) -> Any:
     """One cache of several, emptied on the way so that not both are held.
 
     Args:
-        groups: caches of left-padded prompts, see `joinable`.
+        groups: caches, see `joinable`, of left-padded prompts, or of packed ones and where those are.
         columns: columns of the joined cache, at least those of the longest group; shorter ones are padded on the left.
         room: columns for answers.
 
@@ -59,20 +61,33 @@ def join(groups: Sequence[Any], columns: int, room: int) -> Any:
         The cache, its rows in the order of the groups.
     """
     whole = DynamicCache()
-    for number in range(len(groups[0].layers)):
-        layers = [group.layers[number] for group in groups]
-        rows = sum(layer.keys.shape[0] for layer in layers)
+    rows = sum(cache.layers[0].keys.shape[0] if packed is None else len(packed.lengths) for cache, packed in groups)
+    for number in range(len(groups[0][0].layers)):
+        layers = [(cache.layers[number], packed) for cache, packed in groups]
         storage = []
         for name in ("keys", "values"):
-            first = getattr(layers[0], name)
+            first = getattr(layers[0][0], name)
             # Zeros: what is masked has weight 0, but 0 times what lies in fresh memory may be NaN.
             joined = first.new_zeros(rows, first.shape[1], columns + room, first.shape[3])
             row = 0
-            for layer in layers:
+            for layer, packed in layers:
                 part = getattr(layer, name)
-                joined[row : row + len(part), :, columns - part.shape[2] : columns] = part
-                row += len(part)
+                if packed is None:
+                    joined[row : row + len(part), :, columns - part.shape[2] : columns] = part
+                    row += len(part)
+                else:
+                    row += _unpack(part[0], packed, joined[row:, :, :columns])
                 setattr(layer, name, None)
             storage.append(joined)
         whole.layers.append(RoomyLayer(storage[0], storage[1], columns))
     return whole
+
+
+def _unpack(part: Any, packed: Packed, rows: Any) -> int:
+    """Packed columns [heads x t x d] to the ends of rows [b x heads x columns x d]; returns how many rows those are."""
+    start = packed.prefix
+    for row, length in zip(rows, packed.lengths, strict=False):
+        row[:, -length:] = part[:, start : start + length]
+        row[:, -length - packed.prefix : -length] = part[:, : packed.prefix]
+        start += length
+    return len(packed.lengths)

@@ -95,18 +95,26 @@ def group_tokens(device: str) -> int:
     return _CPU_GROUP if device == "cpu" else _GPU_GROUP
 
 
-def groups(lengths: Sequence[int], most: int | None) -> Iterator[tuple[int, int]]:
+def groups(lengths: Sequence[int], most: int | None, prefix: int | None = None) -> Iterator[tuple[int, int]]:
     """Bounds of the groups in which a batch's prompts are read, before all of them are answered together.
 
     Args:
         lengths: tokens of each, longest first.
-        most: padded tokens a group, unless it is a single prompt; None for one group.
+        most: tokens a group, unless it is a single prompt; None for one group.
+        prefix: tokens that all begin with and that are read once in a group, which then needs no padding; None where
+            prompts are padded, which counts.
 
     Yields:
         (start, end).
     """
     start = 0
     while start < len(lengths):
-        end = len(lengths) if most is None else min(len(lengths), start + max(1, most // lengths[start]))
+        if most is None:
+            end = len(lengths)
+        elif prefix is None:
+            end = min(len(lengths), start + max(1, most // lengths[start]))
+        else:
+            read = prefix + np.cumsum(np.array(lengths[start:]) - prefix)
+            end = start + max(1, int(np.searchsorted(read, most, "right")))
         yield start, end
         start = end

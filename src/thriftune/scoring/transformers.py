@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,9 +13,13 @@ from thriftune.errors import ModelError, ScoreError
 from thriftune.model import LanguageModel
 from thriftune.render import Rendered
 from thriftune.scoring.plan import group_tokens, groups
+from thriftune.scoring.pooling import Pooling, pool
 from thriftune.scoring.prompt_nll import check_projection, overflow, prompt_nll
 from thriftune.scoring.uncertainty import Step, reduce_logits
 from thriftune.types import FloatArray
+
+if TYPE_CHECKING:
+    from thriftune.attention import Packed
 
 _COMPACT = 0.25  # finished share of a batch at which its cache is worth copying
 
@@ -48,7 +53,7 @@ class Pass:
         max_new_tokens: longest draft answer; 0 for none.
         layers: hidden states to embed with: ``last`` (after the final norm) or layer numbers, comma-separated;
             layer i is the output of block i, 0 the token embeddings; several are concatenated.
-        pooling: ``mean``, ``last`` or ``weighted`` (position-weighted mean) over the user's tokens.
+        pooling: of the user's tokens, see `pooling.pool`.
         prompt_nll: also project the user's tokens on the vocabulary.
 
     Raises:
@@ -61,7 +66,7 @@ class Pass:
         *,
         max_new_tokens: int,
         layers: str = "last",
-        pooling: Literal["mean", "last", "weighted"] = "mean",
+        pooling: Pooling = "mean",
         prompt_nll: bool = True,
     ) -> None:
         self.lm = lm
@@ -69,13 +74,14 @@ class Pass:
         self.pooling = pooling
         self.prompt_nll = prompt_nll
         self.decoder = lm.model.get_decoder()
-        if lm.device == "cpu" and lm.dtype == "bfloat16":
+        if lm.device == "cpu":
             from thriftune import attention
 
             attention.use(lm.model)
         self.layers = self._resolve(layers)
         self._projection_checked = False
         self._group_tokens: int | None = group_tokens(lm.device)
+        self._together = True
 
     def _resolve(self, layers: str) -> list[int]:
         count = int(self.lm.model.config.get_text_config().num_hidden_layers)
@@ -121,29 +127,32 @@ class Pass:
     def _answer(self, prompts: Sequence[Rendered], answers: list[Answer]) -> None:
         import torch
 
+        from thriftune.packing import common, packable
         from thriftune.scoring.cache import join, joinable
 
         decode = self.max_new_tokens > 1
         logits, caches = [], []
-        for start, end in groups([len(p.ids) for p in prompts], self._group_tokens):
-            last, cache = self._prefill(prompts[start:end], answers[start:end])
-            if decode and end - start < len(prompts) and not joinable(cache):
-                self._group_tokens = None  # from now on a batch is read at once
+        together = self._together and packable(self.lm.model, len(prompts[0].ids))
+        prefix = common([p.ids for p in prompts]) if together else None
+        for start, end in groups([len(p.ids) for p in prompts], self._group_tokens, prefix):
+            last, cache, packed = self._prefill(prompts[start:end], answers[start:end], together and end - start > 1)
+            if decode and (together or end - start < len(prompts)) and not joinable(cache):
+                self._together, self._group_tokens = False, None  # from now on a batch is read at once
                 self._answer(prompts, answers)
                 return
             logits.append(last)
-            caches.append(cache)
+            caches.append((cache, packed))
         if not self.max_new_tokens:
             return
         lengths = torch.tensor([len(p.ids) for p in prompts], device=self.lm.device)
         columns = int(lengths[0])
-        if decode and joinable(caches[0]):
+        if decode and joinable(caches[0][0]):
             # One column that nobody sees: without padding transformers drops the mask, and then attends to grouped
             # keys in a way that takes four times as long on a CPU.
             columns += 1
-            caches = [join(caches, columns, self.max_new_tokens - 1)]
+            caches = [(join(caches, columns, self.max_new_tokens - 1), None)]
         mask = (torch.arange(columns, device=self.lm.device) >= columns - lengths[:, None]).long()
-        self._decode(answers, torch.cat(logits), caches[0], mask, lengths)
+        self._decode(answers, torch.cat(logits), caches[0][0], mask, lengths)
 
     def check(self) -> None:
         """Compare two padded prompts and two steps with the model's plain forward, before anything depends on them.
@@ -180,51 +189,69 @@ class Pass:
 
     # --- prefill ----------------------------------------------------------------------------------------------------
 
-    def _prefill(self, prompts: Sequence[Rendered], answers: list[Answer]) -> tuple[Any, Any]:
-        """The last position's logits, and the cache, of prompts padded on the left."""
+    def _prefill(
+        self, prompts: Sequence[Rendered], answers: list[Answer], together: bool
+    ) -> tuple[Any, Any, Packed | None]:
+        """The last position's logits, the cache, and where in it prompts are that were read ``together`` in a row."""
         import torch
+
+        from thriftune.attention import packed
+        from thriftune.packing import pack, places
 
         device = self.lm.device
         lengths = [len(p.ids) for p in prompts]
         longest = max(lengths)
         starts = [longest - n for n in lengths]
-        ids = torch.full((len(prompts), longest), next(iter(self.lm.stop_ids), 0), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):
-            ids[row, start:] = torch.from_numpy(prompt.ids)
-            mask[row, start:] = 1
-        positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        inputs: dict[str, Any]
+        if together:
+            sequences, ids, positions = pack([p.ids for p in prompts])
+            # Each prompt's places, as if it were padded on the left.
+            rows = [places(sequences, row, np.arange(n)) for row, n in enumerate(lengths)]
+            where = torch.from_numpy(np.stack([np.pad(r, (longest - len(r), 0)) for r in rows]))
+            inputs = {"logits_to_keep": where[:, -1]}
+        else:
+            ids = torch.full((len(prompts), longest), next(iter(self.lm.stop_ids), 0), dtype=torch.long)
+            mask = torch.zeros_like(ids)
+            for row, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):
+                ids[row, start:] = torch.from_numpy(prompt.ids)
+                mask[row, start:] = 1
+            positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+            inputs = {"attention_mask": mask.to(device), "logits_to_keep": 1}
+
+        def by_prompt(hidden: Any) -> Any:
+            return hidden[0, where] if together else hidden
 
         pooled: list[Any] = []
         final: list[Any] = []
 
-        def pool(_module: Any, _inputs: Any, output: Any) -> None:
+        def embed(_module: Any, _inputs: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) or hasattr(output, "to_tuple") else output
-            pooled.append(self._pool(hidden, prompts, starts))
+            pooled.append(pool(by_prompt(hidden), prompts, starts, self.pooling))
 
         def keep(_module: Any, _inputs: Any, output: Any) -> None:
-            final.append(output[0])
+            final.append(by_prompt(output[0]))
 
         # Hooks see each layer's output as it is made, so that not all layers are held at once. One at a time, in the
         # order asked for: hooks of several layers fire in depth order, not in the user's.
         order = sorted(range(len(self.layers)), key=lambda i: self.layers[i])
-        handles = [self._module(self.layers[i]).register_forward_hook(pool) for i in order]
+        handles = [self._module(self.layers[i]).register_forward_hook(embed) for i in order]
         if self.prompt_nll:
             handles.append(self.decoder.register_forward_hook(keep))
         try:
-            output = self.lm.model(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                position_ids=positions.to(device),
-                use_cache=self.max_new_tokens > 1,
-                logits_to_keep=1,
-            )
+            with packed(sequences) if together else contextlib.nullcontext():
+                output = self.lm.model(
+                    input_ids=ids.to(device),
+                    position_ids=positions.to(device),
+                    use_cache=self.max_new_tokens > 1,
+                    **inputs,
+                )
         finally:
             for handle in handles:
                 handle.remove()
-        if output.logits.shape[1] != 1 or len(pooled) != len(order):
+        logits = output.logits.transpose(0, 1) if together else output.logits
+        if logits.shape[:2] != (len(prompts), 1) or len(pooled) != len(order):
             raise ModelError(f"{self.lm.spec} is not a decoder that thriftune can run")
-        logits = output.logits[:, -1]
+        logits = logits[:, -1]
         embeddings = torch.cat([pooled[order.index(i)] for i in range(len(order))], dim=1).cpu().numpy()
         for answer, embedding in zip(answers, embeddings, strict=True):
             answer.embedding = embedding
@@ -234,25 +261,8 @@ class Pass:
                 self._projection_checked = True
             for answer, nll in zip(answers, prompt_nll(self.lm, prompts, starts, final[0]), strict=True):
                 answer.prompt_nll = nll
-        return logits, output.past_key_values if self.max_new_tokens > 1 else None
-
-    def _pool(self, hidden: Any, prompts: Sequence[Rendered], starts: list[int]) -> Any:
-        """Hidden states [b x t x d] pooled over each prompt's user tokens: [b x d] float32."""
-        import torch
-
-        pooled = []
-        for row, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):
-            places = np.flatnonzero(prompt.user)
-            if len(places) > 1 and places[0] == 0:
-                places = places[1:]  # the first position holds massive activations whatever the token
-            if not len(places):
-                places = np.array([len(prompt.ids) - 1])
-            if self.pooling == "last":
-                places = places[-1:]
-            weights = np.arange(1, len(places) + 1) if self.pooling == "weighted" else np.ones(len(places))
-            share = torch.from_numpy((weights / weights.sum()).astype(np.float32)).to(hidden.device)
-            pooled.append(share @ hidden[row, torch.from_numpy(places + start).to(hidden.device)].float())
-        return torch.stack(pooled)
+        cache = output.past_key_values if self.max_new_tokens > 1 else None
+        return logits, cache, sequences if together else None
 
     # --- decoding ---------------------------------------------------------------------------------------------------
 
