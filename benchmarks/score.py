@@ -8,7 +8,8 @@ the prompts as they come in fixed batches; `lm-polygraph` is the script of 8 wit
 and rendering are not timed; two prompts are run once before, and not timed either. Memory is the peak above the
 loaded model. The floor is 2 x parameters x tokens (prompts and answers) at the rate of a large matrix product, measured
 in the same process; on a CPU both are in CPU seconds, which other processes disturb least. Without --pool the prompts
-are random words with the lengths of a mixture of instruction data.
+are random words with the lengths of a mixture of instruction data. --system-words puts the same system message of so
+many words before every prompt, as pools of one application have it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ EMBEDDING = [0.0]  # CPU seconds spent on thriftune's embeddings
 
 def rendered(options: argparse.Namespace, lm: Any) -> list[Any]:
     from thriftune.render import Renderer
-    from thriftune.types import Prompt
+    from thriftune.types import Message, Prompt
 
     rng = np.random.default_rng(options.seed)
     if options.pool:
@@ -52,7 +53,11 @@ def rendered(options: argparse.Namespace, lm: Any) -> list[Any]:
         words = ["the", "of", "model", "answer", "which", "letter", "sort", "count", "many", "water", "name"]
         lengths = np.clip(rng.lognormal(np.log(130), 0.9, options.prompts), 5, 900).astype(int)
         texts = [" ".join(rng.choice(words, n)) for n in lengths]
-    return Renderer(lm.tokenizer, options.max_tokens).render([Prompt(str(i), t) for i, t in enumerate(texts)])
+    rules = [Message(role="system", content=" ".join(["Answer in one sentence, and never invent facts."] * 40))]
+    rules[0]["content"] = " ".join(rules[0]["content"].split()[: options.system_words])
+    turns = [(*rules[: bool(options.system_words)], Message(role="user", content=text)) for text in texts]
+    prompts = [Prompt(str(i), text, messages=turn) for i, (text, turn) in enumerate(zip(texts, turns, strict=True))]
+    return Renderer(lm.tokenizer, options.max_tokens).render(prompts)
 
 
 def ours(lm: Any, prompts: list[Any], options: argparse.Namespace) -> list[Row]:
@@ -252,6 +257,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--max-tokens", type=int, default=1024, help="longer prompts are cut")
+    parser.add_argument("--system-words", type=int, default=0, help="at most 320")
     parser.add_argument("--batch-tokens", type=int, help="of thriftune; its own choice by default")
     parser.add_argument("--batch-prompts", type=int, help="of thriftune; its own choice by default")
     parser.add_argument("--dtype", default="bfloat16")

@@ -66,3 +66,15 @@ def test_groups_cover_a_batch_in_order_and_are_bounded(lengths, most):
     assert [i for start, end in found for i in range(start, end)] == list(range(len(lengths)))
     assert all(end - start == 1 or (end - start) * lengths[start] <= most for start, end in found)
     assert list(groups(lengths, None)) == [(0, len(lengths))]
+
+
+@given(LENGTHS, st.integers(1, 5000), st.data())
+def test_what_all_begin_with_does_not_count_in_a_group(lengths, most, data):
+    lengths = sorted(lengths, reverse=True)
+    prefix = data.draw(st.integers(0, lengths[-1] - 1))
+    found = list(groups(lengths, most, prefix))
+    assert [i for start, end in found for i in range(start, end)] == list(range(len(lengths)))
+    own = [sum(lengths[start:end]) - prefix * (end - start) for start, end in found]
+    assert all(end - start == 1 or n <= most for n, (start, end) in zip(own, found, strict=True))
+    # No group could have taken the next prompt as well.
+    assert all(n + lengths[end] - prefix > most for n, (_, end) in zip(own, found[:-1], strict=False))

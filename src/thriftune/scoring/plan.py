@@ -101,8 +101,8 @@ def groups(lengths: Sequence[int], most: int | None, prefix: int | None = None) 
     Args:
         lengths: tokens of each, longest first.
         most: tokens a group, unless it is a single prompt; None for one group.
-        prefix: tokens that all begin with and that are read once in a group, which then needs no padding; None where
-            prompts are padded, which counts.
+        prefix: tokens that all begin with and that are read once in a group, which then needs no padding; they do not
+            count. None where prompts are padded, which counts.
 
     Yields:
         (start, end).
@@ -114,7 +114,7 @@ def groups(lengths: Sequence[int], most: int | None, prefix: int | None = None) 
         elif prefix is None:
             end = min(len(lengths), start + max(1, most // lengths[start]))
         else:
-            read = prefix + np.cumsum(np.array(lengths[start:]) - prefix)
-            end = start + max(1, int(np.searchsorted(read, most, "right")))
+            own = np.cumsum(np.array(lengths[start:]) - prefix)
+            end = start + max(1, int(np.searchsorted(own, most, "right")))
         yield start, end
         start = end
