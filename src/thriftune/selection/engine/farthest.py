@@ -25,6 +25,7 @@ _CHUNK = 1024  # centres at a time
 _ROWS = 512  # of a batch per task
 _SMALL = 2000  # rows below which clusters are not worth their making
 _BATCH = 4096  # largest batch
+_LEAST, _SHARE = 64, 100  # smallest batch: so many rows, and one row in so many, for finding a batch looks at all rows
 _LIKELY = 256  # products computed at a time, of those farthest now
 _GROW, _SHRINK = 0.1, 0.03  # picks for each row of a batch that make the next one larger, smaller
 
@@ -134,7 +135,7 @@ class _Traversal:
         self.seen = np.zeros(n, np.int64)
         self.nearest = np.zeros(n, np.int32)
         self.rows, self.squared, self.done = np.empty(picks, np.int64), np.empty(picks), 0
-        self.width = 64
+        self.width = self.least = min(max(_LEAST, n // _SHARE), _BATCH)
         self.closed: float | None = None
         self.labels: IntArray | None = None
 
@@ -229,7 +230,7 @@ class _Traversal:
         if made == 0 or made > _GROW * self.width:
             self.width = min(self.width * 3 // 2, _BATCH, len(self.a))
         elif made < _SHRINK * self.width:
-            self.width = max(self.width * 2 // 3, 64)
+            self.width = max(self.width * 2 // 3, self.least)
         return made
 
     def _pick_among(self, batch: IntArray, outside: float, limit: int, run: Run[Any]) -> int:
