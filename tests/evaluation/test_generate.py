@@ -109,10 +109,10 @@ def test_numbers_that_are_not_finite_are_refused(lm: LanguageModel, rendered: li
 
 def test_batches_hold_similar_lengths_longest_first(lm: LanguageModel) -> None:
     lengths = np.random.default_rng(0).integers(1, 3000, 500).tolist()
-    found = batches(lengths, lm, "auto")
+    found = batches(lengths, lm, "auto", 8192)
     assert sorted(i for b in found for i in b) == list(range(500))
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 8192 for b in found)
     flat = [lengths[i] for b in found for i in b]
     assert flat == sorted(flat, reverse=True)
-    assert [len(b) for b in batches(lengths, lm, 64)] == [64] * 7 + [52]
-    assert batches([], lm, "auto") == []
+    assert [len(b) for b in batches(lengths, lm, 64, None)] == [64] * 7 + [52]
+    assert batches([], lm, "auto", 8192) == []

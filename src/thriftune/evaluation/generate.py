@@ -32,10 +32,6 @@ class Reply:
     finished: bool = False
 
 
-# Padded tokens of a batch on a CPU: here, unlike in scoring, all its prompts are read at once.
-_CPU_TOKENS = 8192
-
-
 def generate(
     lm: LanguageModel,
     prompts: Sequence[Rendered],
@@ -80,7 +76,7 @@ def text_of(lm: LanguageModel, reply: Reply) -> str:
 
 
 def batches(
-    lengths: Sequence[int], lm: LanguageModel, batch_size: int | Literal["auto"], most_tokens: int | None = None
+    lengths: Sequence[int], lm: LanguageModel, batch_size: int | Literal["auto"], most_tokens: int | None
 ) -> list[list[int]]:
     """Rows of similar length together, the longest first: what does not fit shows at once.
 
@@ -94,8 +90,6 @@ def batches(
         Rows, each in exactly one batch.
     """
     tokens, most = batch_limits(lm) if batch_size == "auto" else (None, batch_size)
-    if tokens is not None and not lm.device.startswith("cuda"):
-        tokens = min(tokens, _CPU_TOKENS)
     if tokens is not None and most_tokens is not None:
         tokens = min(tokens, most_tokens)
     found: list[list[int]] = []
