@@ -76,53 +76,27 @@ def attend(
     steps = query.shape[2]
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     usual = not dropout and all(others.get(name) is None for name in _UNUSUAL)
+    plain = usual and causal and attention_mask is None
     sequences = _packed.get()
+    if sequences is not None and not plain:
+        raise NotImplementedError("packed sequences with this kind of attention")
+    if sequences is None and plain and query.dtype == torch.bfloat16 and len(query) == 1 and 1 < steps == key.shape[2]:
+        sequences = Packed(0, (steps,))
     if sequences is not None:
-        if not usual or not causal or attention_mask is not None:
-            raise NotImplementedError("packed sequences with this kind of attention")
         query = query[0] * (query.shape[3] ** -0.5 if scaling is None else scaling)
         # Under autocast they come in several precisions.
         return _Sequences.apply(query.to(value.dtype), key[0].to(value.dtype), value[0], sequences), None
-    if (
-        usual
-        and query.dtype == torch.bfloat16
-        and not torch.is_grad_enabled()
-        and causal
-        and attention_mask is None
-        and len(query) == 1
-        and 1 < steps == key.shape[2]
-    ):
-        return _prompt(query[0] * (query.shape[3] ** -0.5 if scaling is None else scaling), key[0], value[0]), None
     found: tuple[Any, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **others
     )
     return found
 
 
-def _prompt(query: Any, key: Any, value: Any) -> Any:
-    """Causal attention of one prompt [heads x t x d], a block of queries after the other; what they may not see is
-    never computed."""
-    heads, length, width = query.shape
-    shared = key.shape[0]
-    query = query.view(shared, heads // shared, length, width)
-    key = key.transpose(1, 2)
-    found = query.new_empty(1, length, heads, value.shape[-1])
-    later = query.new_full((_BLOCK, _BLOCK), -torch.inf, dtype=torch.float32).triu(1)
-    for start in range(0, length, _BLOCK):
-        end = min(length, start + _BLOCK)
-        size = end - start
-        block = query[:, :, start:end].reshape(shared, -1, width)
-        scores = torch.bmm(block, key[:, :, :end]).view(shared, -1, size, end).float()
-        scores[..., start:] += later[:size, :size]
-        weights = softmax(scores, dim=-1).to(value.dtype).view(shared, -1, end)
-        found[0, start:end] = torch.bmm(weights, value[:, :end]).view(heads, size, -1).transpose(0, 1)
-    return found
-
-
 class _Sequences(torch.autograd.Function):
     """Causal attention of packed sequences, queries [heads x t x d] to [1 x t x heads x d].
 
-    Weights are made again for the gradient, so that only queries, keys and values are kept.
+    A block of queries after the other, so that what they may not see is hardly computed and weights take little memory;
+    they are made again for the gradient.
     """
 
     @staticmethod
@@ -130,7 +104,7 @@ class _Sequences(torch.autograd.Function):
         ctx.save_for_backward(query, key, value)
         ctx.sequences = sequences
         found = query.new_empty(1, query.shape[1], len(query), value.shape[-1])
-        for own, seen in _segments(sequences):
+        for own, seen in _blocks(sequences):
             weights = _weights(_grouped(query, key, own), key[:, seen], own).to(value.dtype)
             found[0, own] = _ungrouped(torch.bmm(weights, value[:, seen]), len(query)).transpose(0, 1)
         return found
@@ -142,7 +116,7 @@ class _Sequences(torch.autograd.Function):
         to_query = torch.empty_like(query)
         # In float32: every sequence adds to the prefix.
         to_key, to_value = (torch.zeros_like(t, dtype=torch.float32) for t in (key, value))
-        for own, seen in _segments(ctx.sequences):
+        for own, seen in _blocks(ctx.sequences):
             asked, given = _grouped(query, key, own), _grouped(slope, key, own)
             weights = _weights(asked, key[:, seen], own)
             to_value[:, seen] += torch.bmm(weights.to(value.dtype).transpose(1, 2), given)
@@ -154,20 +128,21 @@ class _Sequences(torch.autograd.Function):
         return to_query, to_key.to(key.dtype), to_value.to(value.dtype), None
 
 
-def _segments(sequences: Packed) -> Iterator[tuple[slice, Any]]:
-    """Where each run of queries stands, and the columns that its last one sees; the prefix is the first run."""
+def _blocks(sequences: Packed) -> Iterator[tuple[slice, Any]]:
+    """Where each block of queries stands, and the columns that its last one sees; the prefix comes first."""
     prefix, start = sequences.prefix, sequences.prefix
-    if prefix:
-        yield slice(0, prefix), slice(0, prefix)
+    for begin in range(0, prefix, _BLOCK):
+        yield slice(begin, min(prefix, begin + _BLOCK)), slice(0, min(prefix, begin + _BLOCK))
     before = torch.arange(prefix)
     for length in sequences.lengths:
-        own = slice(start, start + length)
-        yield own, torch.cat([before, torch.arange(start, start + length)]) if prefix else own
+        for begin in range(start, start + length, _BLOCK):
+            end = min(start + length, begin + _BLOCK)
+            yield slice(begin, end), torch.cat([before, torch.arange(start, end)]) if prefix else slice(start, end)
         start += length
 
 
 def _grouped(query: Any, key: Any, own: slice) -> Any:
-    """Queries [heads x t x d] of a run: [shared x (heads / shared) t x d], those together that share keys."""
+    """Queries [heads x t x d] of a block: [shared x (heads / shared) t x d], those together that share keys."""
     return query[:, own].reshape(len(key), -1, query.shape[-1])
 
 
@@ -176,7 +151,7 @@ def _ungrouped(found: Any, heads: int) -> Any:
 
 
 def _weights(query: Any, key: Any, own: slice) -> Any:
-    """Float32 weights of a run's grouped queries on the columns seen, the run's own being the last."""
+    """Float32 weights of a block's grouped queries on the columns seen, the block's own being the last."""
     length = own.stop - own.start
     scores = torch.bmm(query, key.transpose(1, 2)).float().view(len(key), -1, length, key.shape[1])
     scores[..., -length:] += scores.new_full((length, length), -torch.inf).triu(1)
