@@ -81,7 +81,7 @@ class Bencher:
             items: held-out prompts of a seed.
 
         Returns:
-            ``loaded`` (see `identity`), ``tokens_per_example``, ``train_seconds_per_token``,
+            ``loaded`` (see `model.LanguageModel.resolved`), ``tokens_per_example``, ``train_seconds_per_token``,
             ``evaluate_seconds_per_item`` and ``seconds_around`` (of a training, besides its steps).
         """
         lm = self.model()
