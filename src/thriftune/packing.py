@@ -61,7 +61,7 @@ def packable(model: Any, longest: int) -> bool:
     if (
         model.device.type != "cpu"
         or any(w is not None and w < longest for w in windows)
-        or (model.training and model.is_gradient_checkpointing)
+        or (model.training and (model.is_gradient_checkpointing or getattr(config, "attention_dropout", 0)))
     ):
         return False
     if model not in _PACKABLE:
