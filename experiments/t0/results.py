@@ -1,6 +1,6 @@
 """The study's tables and figures from its per-item results, which hold no prompt texts.
 
-python experiments/t0/results.py collect STUDY NAME     # a finished bench into docs/results/study/NAME.parquet
+python experiments/t0/results.py collect STUDY NAME     # what a bench measured into docs/results/study/NAME.*
 python experiments/t0/results.py                        # redraw docs/results/study/*.png and print the tables
 """
 
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from thriftune.bench.efficiency import analyse
 from thriftune.evaluation.metrics import higher_is_better
+from thriftune.study import Study
 
 plt.switch_backend("agg")
 HERE = Path(__file__).resolve().parents[2] / "docs" / "results" / "study"
@@ -28,9 +30,10 @@ KEYS = ("strategy", "task", "item", "metric")
 
 
 def collect(study: Path, name: str) -> None:
-    """Keep a bench's results and its plan, compactly."""
+    """Keep what a bench has measured so far, its plan and what was picked, compactly and without texts."""
     source = study / "bench" / name
-    table = pq.read_table(source / "results.parquet").replace_schema_metadata(None)
+    cells = [pq.read_table(file) for file in sorted((source / "cells").glob("*.parquet"))]
+    table = pa.concat_tables(cell.replace_schema_metadata(None) for cell in cells)
     table = table.sort_by([(c, "ascending") for c in ("metric", "strategy", "budget", "seed", "task", "item")])
     for column in KEYS:
         table = table.set_column(table.column_names.index(column), column, table[column].dictionary_encode())
@@ -39,8 +42,32 @@ def collect(study: Path, name: str) -> None:
     HERE.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, HERE / f"{name}.parquet", compression="zstd", compression_level=19)
     plan = json.loads((source / "plan.json").read_text(encoding="utf-8"))
-    kept = {key: plan[key] for key in ("config", "versions", "model", "created") if key in plan}
+    kept = {key: plan[key] for key in ("config", "versions", "model", "created", "extensions") if key in plan}
+    kept["picked"] = picked(Study(study), source)
     (HERE / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def picked(study: Study, source: Path) -> dict[str, dict[str, float]]:
+    """What each arm's picks are like, means over seeds: at the smallest budget, so that arms differ."""
+    pool = study.pool(["id", "task", "n_chars"]).to_pandas().set_index("id")
+    pool["answer"] = pool.index.map(study.responses("reference"))
+    found: dict[str, list[dict[str, float]]] = {}
+    for file in sorted((source / "picks").glob("*.parquet")):
+        picks = pq.read_table(file).to_pandas()
+        rows = pool.loc[picks[picks.budget == picks.budget.min()].id]
+        share = rows.task.value_counts(normalize=True)
+        found.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(
+            {
+                "tasks, effective": float(np.exp(-(share * np.log(share)).sum())),
+                "prompt characters": rows.n_chars.mean(),
+                "answer characters": rows.answer.str.len().mean(),
+                "different answers": rows.answer.nunique() / len(rows),
+            }
+        )
+    return {
+        arm: {key: round(float(np.mean([s[key] for s in seeds])), 3) for key in seeds[0]}
+        for arm, seeds in found.items()
+    }
 
 
 def slices(table: pa.Table) -> dict[str, pa.Table]:
@@ -121,18 +148,27 @@ def tell(found: dict[str, Any], title: str) -> None:
     one = found["metrics"][0]
     budgets = found["budgets"]
     print(f"### {title}: {found['items']} items, {len(found['seeds'])} seeds\n")
-    print("| strategy |" + "".join(f" {b} |" for b in budgets) + " saved (interval) |")
+    print("| strategy |" + "".join(f" {b} |" for b in budgets) + " against random (interval) |")
     print("|---|" + "---:|" * (len(budgets) + 1))
     intervals = {s["strategy"]: s for s in one["strategies"]}
     names = list(dict.fromkeys(p["strategy"] for p in one["curves"]))
+    if len(budgets) == 1:
+        names.sort(key=lambda n: next(p["mean"] for p in one["curves"] if p["strategy"] == n))
     for name in names:
         means = {p["budget"]: p["mean"] for p in one["curves"] if p["strategy"] == name}
         s = intervals.get(name)
-        share = (
-            "" if s is None else f"{_percent(s['saved'])} ({_percent(s['saved_low'])} to {_percent(s['saved_high'])})"
-        )
-        print(f"| {name} |" + "".join(f" {means.get(b, float('nan')):.4f} |" for b in budgets) + f" {share} |")
+        against = "" if s is None else _against(s, len(budgets), one["higher_is_better"])
+        print(f"| {name} |" + "".join(f" {means.get(b, float('nan')):.4f} |" for b in budgets) + f" {against} |")
     print()
+
+
+def _against(s: dict[str, Any], budgets: int, higher_is_better: bool) -> str:
+    """Annotations saved, or with a single budget the gain, which is positive where the strategy is better."""
+    if budgets > 1:
+        return f"{_percent(s['saved'])} saved ({_percent(s['saved_low'])} to {_percent(s['saved_high'])})"
+    (d,) = s["differences"]
+    within = "" if d["low"] is None else f" ({d['low']:+.3f} to {d['high']:+.3f})"
+    return f"{d['mean']:+.3f}{within}"
 
 
 def _percent(share: float | None) -> str:
