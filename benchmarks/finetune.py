@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 SIDES = ("thriftune", "trl", "trl fastest")
+PADDED = "thriftune padded"  # on a CPU: batches as they would be without packing; asked for with --sides
 RATE = 2e-4
 
 
@@ -159,7 +160,11 @@ def child(side: str, options: argparse.Namespace) -> None:
         steps.append((time.perf_counter(), time.process_time(), tokens))
 
     memory = Memory(lm.device)
-    if side == "thriftune":
+    if side in ("thriftune", PADDED):
+        if side == PADDED:
+            from thriftune import likelihood
+
+            likelihood.packable = lambda *_: False
         ours(lm, made, options, clock)
     else:
         trl_side(lm, made, options, clock, side == "trl fastest")
@@ -187,8 +192,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
-    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--sides", nargs="+", choices=(*SIDES, PADDED), default=SIDES)
+    parser.add_argument("--child", choices=(*SIDES, PADDED), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options.child, options)
@@ -214,11 +219,11 @@ def main() -> None:
         f"median of {options.runs}: {options.examples} examples, {tokens:,.0f} tokens, batches of "
         f"{options.batch_size}, {options.dtype} on {options.device}, {options.threads} threads"
     )
-    print(f"{'':12} {'tokens/s':>9} {'tokens/CPU s':>13} {'memory above model':>19}")
+    print(f"{'':16} {'tokens/s':>9} {'tokens/CPU s':>13} {'memory above model':>19}")
     for side in options.sides:
         speed = middle(side, lambda r: r["tokens"] / r["seconds"])
         work = middle(side, lambda r: r["tokens"] / r["cpu_seconds"])
-        print(f"{side:12} {speed:9,.0f} {work:13,.0f} {middle(side, lambda r: r['memory']) / 2**20:15,.0f} MiB")
+        print(f"{side:16} {speed:9,.0f} {work:13,.0f} {middle(side, lambda r: r['memory']) / 2**20:15,.0f} MiB")
     for side in options.sides[1:]:
         one = options.sides[0]
         speed = middle(one, lambda r: r["tokens"] / r["seconds"]) / middle(side, lambda r: r["tokens"] / r["seconds"])
