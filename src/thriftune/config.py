@@ -95,8 +95,11 @@ class ScoreConfig(_Server):
     @classmethod
     def _layers(cls, value: str) -> str:
         for part in value.split(","):
-            if not re.fullmatch(r"\s*(last|-?[0-9]{1,4})\s*", part):
-                raise ValueError(f"{value!r} is neither 'last' nor layer numbers separated by commas, e.g. 12,24")
+            if not re.fullmatch(r"\s*(last|-?[0-9]{1,4}|([0-9]{1,2}|100)%)\s*", part):
+                raise ValueError(
+                    f"{value!r} is neither 'last' nor layers separated by commas, as numbers or as a share of the "
+                    "model's depth, e.g. 12,24 or 60%"
+                )
         return value
 
     @model_validator(mode="after")

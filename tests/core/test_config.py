@@ -49,7 +49,7 @@ def test_unreadable_toml_is_named(tmp_path: Path, content: bytes | None) -> None
         resolve(InitConfig, "init", {}, toml)
 
 
-@pytest.mark.parametrize("layer", ["last", "12", "12,24", "-1", "last,3"])
+@pytest.mark.parametrize("layer", ["last", "12", "12,24", "-1", "last,3", "60%", "25%, 100%"])
 def test_layers(layer: str) -> None:
     assert ScoreConfig(layer=layer).layer == layer
 

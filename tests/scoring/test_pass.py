@@ -43,10 +43,11 @@ def test_scores_equal_an_independent_computation(lm, rendered):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "weighted"])
-@pytest.mark.parametrize("layers", ["last", "1", "0", "2,1", "-1", "1,last"])
+@pytest.mark.parametrize("layers", ["last", "1", "0", "2,1", "-1", "1,last", "60%", "0%,100%"])
 def test_embeddings_are_the_pooled_hidden_states(lm, rendered, layers, pooling):
     answers = Pass(lm, max_new_tokens=1, layers=layers, pooling=pooling, prompt_nll=False).run(rendered[:6])
-    numbers = [2 if part in ("last", "-1") else int(part) for part in layers.split(",")]
+    meant = {"last": 2, "-1": 2, "100%": 2, "60%": 1, "0%": 0}
+    numbers = [meant[part] if part in meant else int(part) for part in layers.split(",")]
     for prompt, answer in zip(rendered, answers, strict=False):
         expected = [oracle.embedding(lm.model, prompt.ids, prompt.user, n, pooling) for n in numbers]
         np.testing.assert_allclose(answer.embedding, np.concatenate(expected), atol=1e-4)

@@ -36,7 +36,7 @@ def command(
     max_prompt_tokens: Annotated[
         int | None, typer.Option(help="Cut longer prompts in the middle [default: the model's context].")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Hidden states to embed: last, or 12,24 [default: last].")] = None,
+    layer: Annotated[str | None, typer.Option(help="Hidden states to embed: last, 12,24 or 60% [default: last].")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, last or weighted [default: mean].")] = None,
     prompt_nll: Annotated[
         bool | None,

@@ -51,8 +51,8 @@ class Pass:
     Args:
         lm: the model.
         max_new_tokens: longest draft answer; 0 for none.
-        layers: hidden states to embed with: ``last`` (after the final norm) or layer numbers, comma-separated;
-            layer i is the output of block i, 0 the token embeddings; several are concatenated.
+        layers: hidden states to embed with, comma-separated: ``last`` (after the final norm), layer numbers or shares
+            of the depth, ``60%``; layer i is the output of block i, 0 the token embeddings; several are concatenated.
         pooling: of the user's tokens, see `pooling.pool`.
         prompt_nll: also project the user's tokens on the vocabulary.
 
@@ -85,8 +85,7 @@ class Pass:
 
     def _resolve(self, layers: str) -> list[int]:
         count = int(self.lm.model.config.get_text_config().num_hidden_layers)
-        numbers = [count if part.strip() == "last" else int(part) for part in layers.split(",")]
-        numbers = [n + count + 1 if n < 0 else n for n in numbers]
+        numbers = [_number(part.strip(), count) for part in layers.split(",")]
         wrong = [n for n in numbers if not 0 <= n <= count]
         if wrong:
             raise ModelError(f"layer {wrong[0]} does not exist: {self.lm.spec} has layers 0 to {count}")
@@ -307,3 +306,13 @@ class Pass:
             answer.nll.append(nll)
             answer.margin.append(margin)
             answer.finished = token in stops
+
+
+def _number(layer: str, count: int) -> int:
+    """Which of ``count`` layers is meant; what does not exist is left for the caller to refuse."""
+    if layer == "last":
+        return count
+    if layer.endswith("%"):
+        return round(int(layer[:-1]) / 100 * count)
+    number = int(layer)
+    return number + count + 1 if number < 0 else number
