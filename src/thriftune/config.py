@@ -76,7 +76,7 @@ class ScoreConfig(_Server):
     max_new_tokens: Annotated[int, Field(ge=0, le=4096, description="0: prompts are read and not answered")] = 32
     max_prompt_tokens: Annotated[int, Field(ge=16)] | None = None
     layer: str = "last"
-    pooling: Literal["mean", "last", "weighted"] = "mean"
+    pooling: Literal["mean", "last", "weighted"] = "last"
     prompt_nll: bool = True
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantize: Literal["4bit", "8bit"] | None = None

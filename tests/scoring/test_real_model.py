@@ -45,7 +45,7 @@ def test_scores_equal_full_sequence_logits(lm, rendered, answers):
         expected = oracle.scores(lm.model, prompt.ids, answer.tokens, prompt.user)
         for name, value in columns(answer).items():
             assert value == pytest.approx(expected[name], abs=1e-3), name
-        vector = oracle.embedding(lm.model, prompt.ids, prompt.user, -1, "mean")
+        vector = oracle.embedding(lm.model, prompt.ids, prompt.user, -1, "last")
         np.testing.assert_allclose(answer.embedding, vector, atol=1e-3)
 
 

@@ -36,8 +36,12 @@ def command(
     max_prompt_tokens: Annotated[
         int | None, typer.Option(help="Cut longer prompts in the middle [default: the model's context].")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Hidden states to embed: last, 12,24 or 60% [default: last].")] = None,
-    pooling: Annotated[str | None, typer.Option(help="mean, last or weighted [default: mean].")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Hidden states to embed: last, 12,24 or 60% [default: last].")
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="Over a prompt's tokens: last, mean or weighted [default: last].")
+    ] = None,
     prompt_nll: Annotated[
         bool | None,
         typer.Option("--prompt-nll/--no-prompt-nll", help="Also the NLL of the prompt's own tokens [default: yes]."),

@@ -66,7 +66,7 @@ class Pass:
         *,
         max_new_tokens: int,
         layers: str = "last",
-        pooling: Pooling = "mean",
+        pooling: Pooling = "last",
         prompt_nll: bool = True,
     ) -> None:
         self.lm = lm
