@@ -43,6 +43,7 @@ def collect(study: Path, name: str) -> None:
     pq.write_table(table, HERE / f"{name}.parquet", compression="zstd", compression_level=19)
     plan = json.loads((source / "plan.json").read_text(encoding="utf-8"))
     kept = {key: plan[key] for key in ("config", "versions", "model", "created", "extensions") if key in plan}
+    kept["model"]["spec"] = Path(kept["model"]["spec"]).name  # not where it lay on one machine
     kept["picked"] = picked(Study(study), source)
     (HERE / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
@@ -99,7 +100,7 @@ def redraw(file: Path) -> None:
                 continue
             found = analyse(some, metrics={metric: higher_is_better(metric)})
             tell(found, f"{title}, {metric}")
-            if (title, metric) == ("tasks of the pool", DECLARED):
+            if (title, metric) == ("tasks of the pool", DECLARED) and len(found["budgets"]) > 1:
                 draw(found, HERE / f"{file.stem}.png")
 
 
