@@ -24,7 +24,7 @@ def test_all_errors_in_one_message(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "unknown setting 'batchsize' in [score]" in message
     assert "max_new_tokens=-1: " in message
-    assert "layer='x': 'x' is neither 'last' nor layer numbers" in message
+    assert "layer='x': 'x' is neither 'last' nor layers separated by commas" in message
     assert "pooling='sum': " in message
     assert "\n" not in message
 
