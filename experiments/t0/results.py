@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parents[2] / "docs" / "results" / "study"
 UNSEEN = ("cosmos_qa", "dbpedia_14", "glue_qqp", "paws_labeled_final", "quarel")
 GENERATIVE = ("common_gen", "gigaword", "wiki_bio")
 DECLARED = "nll"
+MOST = 80  # per cent saved or lost that the figure shows
 KEYS = ("strategy", "task", "item", "metric")
 
 
@@ -120,12 +121,18 @@ def draw(found: dict[str, Any], file: Path) -> None:
             )
         for s in one["strategies"]:
             if s["strategy"] == name and s["saved"] is not None:
-                low, high = (
-                    (-1 if s["saved_low"] is None else s["saved_low"]),
-                    (1 if s["saved_high"] is None else s["saved_high"]),
-                )
-                savings.plot([100 * low, 100 * high], [place, place], color=line.get_color())
-                savings.plot(100 * s["saved"], place, "o", color=line.get_color())
+                ends = [
+                    -1 if s["saved_low"] is None else s["saved_low"],
+                    1 if s["saved_high"] is None else s["saved_high"],
+                ]
+                low, middle, high = (float(np.clip(100 * v, -MOST, MOST)) for v in (ends[0], s["saved"], ends[1]))
+                savings.plot([low, high], [place, place], color=line.get_color())
+                off = abs(100 * s["saved"]) > MOST
+                savings.plot(middle, place, ("<" if middle < 0 else ">") if off else "o", color=line.get_color())
+                if off:
+                    savings.annotate(
+                        f" {100 * s['saved']:.0f} %", (middle, place), (6, 6), textcoords="offset points", fontsize=8
+                    )
     budgets = found["budgets"]
     curves.set_xscale("log")
     curves.set_xticks(budgets, [f"{b:,}" for b in budgets])
@@ -136,7 +143,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     savings.axvline(0, color="0.6", lw=1)
     savings.set_yticks(range(len(names)), names)
     savings.set_ylim(len(names) - 0.5, 0.5)
-    savings.set_xlim(-60, 60)
+    savings.set_xlim(-1.05 * MOST, 1.05 * MOST)
     savings.set_xlabel("annotations saved against random, %\n(simultaneous 95 % intervals)")
     for axes in (curves, savings):
         axes.spines[["top", "right"]].set_visible(False)

@@ -37,8 +37,16 @@ if [ -n "$GEMMA" ]; then
   scored gemma last-mean --model "$GEMMA" --pooling mean --max-new-tokens 1 --no-prompt-nll
 fi
 
-for name in pilot ${GEMMA:+gemma} skewed balanced; do
-  thriftune bench $name.toml --jobs "$jobs"
-  python results.py collect work/$name $name
-done
+run() { # STUDY BENCH
+  thriftune bench "$2.toml" --jobs "$jobs"
+  python results.py collect "work/$1" "$2"
+}
+
+run pilot pilot
+[ -z "$GEMMA" ] || run gemma gemma
+run skewed skewed
+scored skewed last-token --max-new-tokens 1 --no-prompt-nll
+scored skewed last-mean --pooling mean --max-new-tokens 1 --no-prompt-nll
+run skewed exploratory
+run balanced balanced
 python results.py
