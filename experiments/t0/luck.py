@@ -1,6 +1,6 @@
 """How far trainings of one selection scatter, with batches drawn at random and with batches of like lengths.
 
-    python experiments/t0/luck.py experiments/t0/work/pilot --seeds 4
+    python experiments/t0/luck.py experiments/t0/runs/pilot --seeds 4
 
 The 100 prompts that random picked in the bench "pilot" for its seed 0 are trained on with several seeds; printed
 are nats a response token on 170 held-out prompts, mean over items, then over tasks.

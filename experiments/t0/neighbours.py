@@ -1,6 +1,6 @@
 """What the representations of a study's score runs hold near each other: the task, the template, the answer.
 
-    python experiments/t0/neighbours.py work/pilot RUN...
+    python experiments/t0/neighbours.py runs/pilot RUN...
 
 Printed are, for centred embeddings of unit length, the shares of prompts whose nearest neighbour (near duplicates left
 out) has the same task, the same template and the same known answer.

