@@ -1,6 +1,6 @@
 """What the representations of a study's score runs hold near each other: the task, the template, the answer.
 
-    python experiments/t0/neighbours.py runs/pilot RUN...
+    python experiments/t0/neighbours.py experiments/t0/runs/pilot RUN...
 
 Printed are, for centred embeddings of unit length, the shares of prompts whose nearest neighbour (near duplicates left
 out) has the same task, the same template and the same known answer.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from thriftune.geometry import HIDDEN_STATES, transform
 from thriftune.study import Study
 
 study = Study(Path(sys.argv[1]))
@@ -22,9 +23,7 @@ pool["answer"] = pool.id.map(study.responses("reference"))
 near = pool.near_group.to_numpy()
 print("| score run | task | template | answer |\n|---|---:|---:|---:|")
 for run in sys.argv[2:] or study.score_runs():
-    x = np.asarray(study.candidates(run).embeddings, np.float32)
-    x = x - x.mean(axis=0)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x = transform(study.candidates(run).embeddings, HIDDEN_STATES)
     similarity = x @ x.T
     similarity[near[:, None] == near] = -np.inf
     nearest = similarity.argmax(axis=1)

@@ -165,12 +165,12 @@ def tell(found: dict[str, Any], title: str) -> None:
     for name in names:
         means = {p["budget"]: p["mean"] for p in one["curves"] if p["strategy"] == name}
         s = intervals.get(name)
-        against = "" if s is None else _against(s, len(budgets), one["higher_is_better"])
+        against = "" if s is None else _against(s, len(budgets))
         print(f"| {name} |" + "".join(f" {means.get(b, float('nan')):.4f} |" for b in budgets) + f" {against} |")
     print()
 
 
-def _against(s: dict[str, Any], budgets: int, higher_is_better: bool) -> str:
+def _against(s: dict[str, Any], budgets: int) -> str:
     """Annotations saved, or with a single budget the gain, which is positive where the strategy is better."""
     if budgets > 1:
         return f"{_percent(s['saved'])} saved ({_percent(s['saved_low'])} to {_percent(s['saved_high'])})"
