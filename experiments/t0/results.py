@@ -13,10 +13,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from thriftune.artifacts import read_record
 from thriftune.bench.efficiency import analyse
 from thriftune.evaluation.metrics import higher_is_better
 from thriftune.study import Study
@@ -46,6 +48,7 @@ def collect(study: Path, name: str) -> None:
     kept = {key: plan[key] for key in ("config", "versions", "model", "created", "extensions") if key in plan}
     kept["model"]["spec"] = Path(kept["model"]["spec"]).name  # not where it lay on one machine
     kept["picked"] = picked(Study(study), source)
+    kept["seconds"] = seconds(study, source, plan["config"]["run"])
     (HERE / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
@@ -72,6 +75,18 @@ def picked(study: Study, source: Path) -> dict[str, dict[str, float]]:
     }
 
 
+def seconds(study: Path, source: Path, run: str) -> dict[str, Any]:
+    """What the time went to: scoring the pool, and of a cell selection, training and evaluation (medians, seconds)."""
+    manifest = json.loads((study / "scores" / run / "manifest.json").read_text(encoding="utf-8"))
+    files = sorted((source / "cells").glob("*.parquet"))
+    cells = pd.DataFrame([read_record(file) | {"arm": file.stem.rsplit("-", 2)[0]} for file in files])
+    found: dict[str, Any] = {"scoring": manifest["run"]}
+    for what, by in (("select", "arm"), ("finetune", "n_annotations"), ("evaluate", "items")):
+        medians = cells[cells.arm != "base"].groupby(by)[f"{what}_seconds"].median()
+        found[what] = {str(key): round(value, 3) for key, value in medians.items()}
+    return found
+
+
 def slices(table: pa.Table) -> dict[str, pa.Table]:
     """The held-out prompts of tasks in the pool, which decide, and the others, which are reported apart."""
     unseen = pc.is_in(table["task"].cast(pa.string()), pa.array(UNSEEN))
@@ -94,6 +109,8 @@ def redraw(file: Path) -> None:
         table = table.set_column(table.column_names.index(column), column, table[column].cast(kind))
     metrics = sorted(set(table["metric"].to_pylist()), key=lambda m: (m != DECLARED, m))
     print(f"\n## {file.stem}\n")
+    if len(pc.unique(table["budget"])) > 2:  # the untouched model's is 0
+        table = whole(table)
     for title, rows in slices(table).items():
         for metric in metrics:
             some = rows.filter(pc.equal(rows["metric"], metric))
@@ -103,6 +120,21 @@ def redraw(file: Path) -> None:
             tell(found, f"{title}, {metric}")
             if (title, metric) == ("tasks of the pool", DECLARED) and len(found["budgets"]) > 1:
                 draw(found, HERE / f"{file.stem}.png")
+
+
+def whole(table: pa.Table) -> pa.Table:
+    """Of a bench that is not finished, the arms that are about as far as random, and the seeds they have finished."""
+    cells = table.select(["strategy", "seed", "budget"]).to_pandas().drop_duplicates()
+    budgets = cells[cells.strategy != "base"].groupby(["strategy", "seed"]).size().unstack(fill_value=0)
+    finished = budgets == budgets.max(axis=None)
+    seeds = finished.sum(axis=1)
+    early = seeds.index[seeds < seeds["random"] - 1]
+    if len(early):
+        print("Left out:", ", ".join(f"{arm} ({seeds[arm]} of {seeds['random']} seeds)" for arm in early) + "\n")
+    common = finished.columns[finished.drop(index=early).all()]
+    return table.filter(
+        pc.and_(pc.invert(pc.is_in(table["strategy"], pa.array(early))), pc.is_in(table["seed"], pa.array(common)))
+    )
 
 
 def draw(found: dict[str, Any], file: Path) -> None:
