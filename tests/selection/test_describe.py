@@ -50,6 +50,13 @@ def test_repeats_within_the_selection() -> None:
     assert describe.repeats(exact, near, np.array([0, 1, 4])) == {"exact": 0, "near": 0}
 
 
+def test_ties_at_the_last_pick() -> None:
+    scores = np.array([3.0, 2.0, 1.0, 2.0, 2.0, 0.0])
+    free = np.array([True, True, True, True, False, True])
+    assert describe.ties(scores, np.array([0, 1]), free) == {"pool": 2, "picks": 1}
+    assert describe.ties(scores, np.array([0]), free) == {"pool": 1, "picks": 1}
+
+
 def test_a_study_is_described_whole(make_study: Callable[..., Study]) -> None:
     study = make_study()
     # mean_entropy grows with length in this study, and the ten longest prompts were truncated.
@@ -73,7 +80,7 @@ def test_a_study_is_described_whole(make_study: Callable[..., Study]) -> None:
 def test_without_scores_there_is_less_to_say(make_study: Callable[..., Study]) -> None:
     study = make_study(scored=False, tasks=False)
     summary = describe.describe(study, select(study, "random", 12), None)
-    assert [key for key, value in summary.items() if value is None] == ["tasks", "clusters", "cut", "score_length"]
+    assert [key for key, value in summary.items() if value is None] == ["tasks", "clusters", "cut", "score_length", "ties"]
     assert summary["lengths"]["unit"] == "characters"
 
 
@@ -87,6 +94,7 @@ def calm() -> dict[str, Any]:
         "repeats": {"exact": 0, "near": 5},
         "cut": {"prompt": {"pool": 0.0, "picks": 0.1}, "draft": {"pool": 0.8, "picks": 0.9}},
         "score_length": {"score": "mean_nll", "spearman": -0.3},
+        "ties": {"score": "mean_nll", "pool": 50, "picks": 25},
     }
 
 
@@ -99,6 +107,7 @@ def calm() -> dict[str, Any]:
         (("tasks", "table", 0, "picks"), 80, "80% of the picks are of one task, 'a' \\(60% of the pool\\)"),
         (("repeats", "near"), 11, "11% of the picks are nearly the same text"),
         (("score_length", "spearman"), -0.7, "mean_nll goes with prompt length over the pool \\(Spearman -0.70\\)"),
+        (("ties", "pool"), 51, "25 of the picks are the first by id of 51 prompts with the same mean_nll"),
     ],
 )
 def test_each_warning_has_its_cause(path: tuple[Any, ...], value: Any, message: str) -> None:
@@ -114,7 +123,7 @@ def test_each_warning_has_its_cause(path: tuple[Any, ...], value: Any, message: 
 
 def test_a_graph_that_misses_neighbours_is_told() -> None:
     summary = {"picks": 9, "pool": 90, "cut": None, "lengths": {"longest": {"picks": 0.0}}, "tasks": None}
-    summary |= {"repeats": {"near": 0}, "score_length": None}
+    summary |= {"repeats": {"near": 0}, "score_length": None, "ties": None}
     assert describe.warnings(summary, {"recall": 0.99}) == []
     (found,) = describe.warnings(summary, {"recall": 0.42})
     assert "only 42% of the nearest neighbours" in found

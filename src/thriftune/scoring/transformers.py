@@ -12,6 +12,7 @@ import numpy as np
 from thriftune.errors import ModelError, ScoreError
 from thriftune.model import LanguageModel
 from thriftune.render import Rendered
+from thriftune.scoring.near_ties import resolved
 from thriftune.scoring.plan import group_tokens, groups
 from thriftune.scoring.pooling import Pooling, pool
 from thriftune.scoring.prompt_nll import check_projection, overflow, prompt_nll
@@ -237,7 +238,7 @@ class Pass:
         if self.prompt_nll:
             handles.append(self.decoder.register_forward_hook(keep))
         try:
-            with packed(sequences) if together else contextlib.nullcontext():
+            with packed(sequences) if together else contextlib.nullcontext(), resolved(self.lm.model):
                 output = self.lm.model(
                     input_ids=ids.to(device),
                     position_ids=positions.to(device),
@@ -285,13 +286,14 @@ class Pass:
                 mask, positions, tokens = mask[keep], positions[keep], tokens[keep]
                 rows = [rows[i] for i in going]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            output = self.lm.model(
-                input_ids=tokens[:, None],
-                attention_mask=mask,
-                position_ids=positions[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            )
+            with resolved(self.lm.model):
+                output = self.lm.model(
+                    input_ids=tokens[:, None],
+                    attention_mask=mask,
+                    position_ids=positions[:, None],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
             logits, cache = output.logits[:, -1], output.past_key_values
             positions = positions + 1
 

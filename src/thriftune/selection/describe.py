@@ -35,7 +35,8 @@ def describe(study: Study, selection: Selection, run: str | None) -> dict[str, A
         JSON values: ``picks`` and ``pool``, how many; ``lengths``, see `lengths`; ``repeats``, see `repeats`; and, each
         None where the study lacks what it takes, ``tasks``, see `share_by_task`; ``clusters``, see
         `touched_clusters`; ``cut``: shares of prompts beyond the context and of drafts stopped by the limit;
-        ``score_length``: Spearman's correlation over the pool of the score that was ranked by with prompt length.
+        ``score_length``: Spearman's correlation over the pool of the score that was ranked by with prompt length;
+        ``ties``: of a strategy that ranks by a score and nothing else, see `ties`.
     """
     candidates = study.candidates(run, embeddings=False)
     rows = np.asarray(selection.rows, np.int64)
@@ -58,11 +59,14 @@ def describe(study: Study, selection: Selection, run: str | None) -> dict[str, A
             name: _shares(flags[column].to_numpy(zero_copy_only=False), rows)
             for name, column in (("prompt", "truncated_prompt"), ("draft", "hit_limit"))
         }
-    score = registry.get(selection.strategy).score(selection.params)
-    summary["score_length"] = None
+    strategy = registry.get(selection.strategy)
+    score = strategy.score(selection.params)
+    summary["score_length"] = summary["ties"] = None
     if score is not None:
-        rho = spearman(candidates.scores[score], candidates.lengths)
-        summary["score_length"] = {"score": score, "spearman": rho}
+        values = candidates.scores[score]
+        summary["score_length"] = {"score": score, "spearman": spearman(values, candidates.lengths)}
+        if len(strategy.needed(selection.params)) == 1:
+            summary["ties"] = {"score": score, **ties(values, rows, ~candidates.annotated)}
     return summary
 
 
@@ -112,6 +116,12 @@ def repeats(groups: IntArray, near: IntArray, rows: IntArray) -> dict[str, int]:
         "exact": len(rows) - len(np.unique(groups[rows])),
         "near": len(rows) - len(np.unique(near[rows])),
     }
+
+
+def ties(scores: FloatArray, rows: IntArray, free: BoolArray) -> dict[str, int]:
+    """How many of the picks, and of the ``free`` prompts (n,) that they were chosen from, score as low as the lowest."""
+    lowest = scores == scores[rows].min()
+    return {"pool": int((lowest & free).sum()), "picks": int(lowest[rows].sum())}
 
 
 def _shares(flag: BoolArray, rows: IntArray) -> dict[str, float]:
@@ -168,6 +178,12 @@ def warnings(summary: Mapping[str, Any], notes: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{related['score']} goes with prompt length over the pool (Spearman {related['spearman']:+.2f}): part of "
             "what it finds is length; compare with length_matched_random"
+        )
+    tied = summary["ties"]
+    if tied is not None and tied["picks"] > _MANY * k and tied["pool"] > 2 * tied["picks"]:
+        found.append(
+            f"{tied['picks']:,} of the picks are the first by id of {tied['pool']:,} prompts with the same "
+            f"{tied['score']}, which cannot tell them apart: choose by another score"
         )
     if notes.get("recall", 1.0) < _FOUND:
         found.append(

@@ -57,9 +57,6 @@ def mean_margin(candidates: Candidates, budget: int, rng: np.random.Generator) -
 def min_margin(candidates: Candidates, budget: int, rng: np.random.Generator) -> Picks:
     """Prompts with the single least decided token anywhere in the draft answer. Use it with short answers; with long
     ones nearly every prompt has a token that could have gone either way.
-
-    Many answers hold a near tie somewhere, which bfloat16 cannot tell from a tie: score with ``--dtype float32`` to
-    rank by it.
     """
     return _highest(candidates, budget, "min_margin")
 
