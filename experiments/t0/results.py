@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,39 +49,44 @@ def collect(study: Path, name: str) -> None:
     kept = {key: plan[key] for key in ("config", "versions", "model", "created", "extensions") if key in plan}
     kept["model"]["spec"] = Path(kept["model"]["spec"]).name  # not where it lay on one machine
     kept["picked"] = picked(Study(study), source)
-    kept["seconds"] = seconds(study, source, plan["config"]["run"])
+    kept["seconds"] = seconds(study, source, plan["inputs"]["scores"])
     (HERE / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
-def picked(study: Study, source: Path) -> dict[str, dict[str, float]]:
-    """What each arm's picks are like, means over seeds: at the smallest budget, so that arms differ."""
+def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """What an arm's picks are like at each budget, means over seeds."""
     pool = study.pool(["id", "task", "n_chars"]).to_pandas().set_index("id")
+    pool["template"] = pool.index.str.replace(r"-\d+$", "", regex=True)
     pool["answer"] = pool.index.map(study.responses("reference"))
-    found: dict[str, list[dict[str, float]]] = {}
+    found = []
     for file in sorted((source / "picks").glob("*.parquet")):
-        picks = pq.read_table(file).to_pandas()
-        rows = pool.loc[picks[picks.budget == picks.budget.min()].id]
-        share = rows.task.value_counts(normalize=True)
-        found.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(
-            {
-                "tasks, effective": float(np.exp(-(share * np.log(share)).sum())),
-                "prompt characters": rows.n_chars.mean(),
-                "answer characters": rows.answer.str.len().mean(),
-                "different answers": rows.answer.nunique() / len(rows),
-            }
-        )
-    return {
-        arm: {key: round(float(np.mean([s[key] for s in seeds])), 3) for key in seeds[0]}
-        for arm, seeds in found.items()
-    }
+        for budget, picks in pq.read_table(file).to_pandas().groupby("budget"):
+            rows = pool.loc[picks.id]
+            share = rows.task.value_counts(normalize=True)
+            found.append(
+                {
+                    "arm": file.stem.rsplit("-seed", 1)[0],
+                    "budget": budget,
+                    "tasks, effective": float(np.exp(-(share * np.log(share)).sum())),
+                    "templates": rows.template.nunique(),
+                    "prompt characters": rows.n_chars.mean(),
+                    "answer characters": rows.answer.str.len().mean(),
+                    "different answers": rows.answer.nunique() / len(rows),
+                }
+            )
+    means = pd.DataFrame(found).groupby(["arm", "budget"]).mean().round(3)
+    return {arm: means.loc[arm].T.to_dict() for arm in means.index.unique("arm")}
 
 
-def seconds(study: Path, source: Path, run: str) -> dict[str, Any]:
+def seconds(study: Path, source: Path, runs: Iterable[str]) -> dict[str, Any]:
     """What the time went to: scoring the pool, and of a cell selection, training and evaluation (medians, seconds)."""
-    manifest = json.loads((study / "scores" / run / "manifest.json").read_text(encoding="utf-8"))
     files = sorted((source / "cells").glob("*.parquet"))
     cells = pd.DataFrame([read_record(file) | {"arm": file.stem.rsplit("-", 2)[0]} for file in files])
-    found: dict[str, Any] = {"scoring": manifest["run"]}
+    found: dict[str, Any] = {"score": {}}
+    for run in runs:
+        manifest = json.loads((study / "scores" / run / "manifest.json").read_text(encoding="utf-8"))
+        if "run" in manifest:  # not where embeddings alone were made anew
+            found["score"][run] = manifest["run"]["seconds"]
     for what, by in (("select", "arm"), ("finetune", "n_annotations"), ("evaluate", "items")):
         medians = cells[cells.arm != "base"].groupby(by)[f"{what}_seconds"].median()
         found[what] = {str(key): round(value, 3) for key, value in medians.items()}
@@ -111,6 +117,7 @@ def redraw(file: Path) -> None:
     print(f"\n## {file.stem}\n")
     if len(pc.unique(table["budget"])) > 2:  # the untouched model's is 0
         table = whole(table)
+    tell_picks(file)
     for title, rows in slices(table).items():
         for metric in metrics:
             some = rows.filter(pc.equal(rows["metric"], metric))
@@ -120,6 +127,18 @@ def redraw(file: Path) -> None:
             tell(found, f"{title}, {metric}")
             if (title, metric) == ("tasks of the pool", DECLARED) and len(found["budgets"]) > 1:
                 draw(found, HERE / f"{file.stem}.png")
+
+
+def tell_picks(file: Path) -> None:
+    """What the arms picked, by budget."""
+    arms = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["picked"]
+    budgets = sorted(arms["random"], key=int)
+    print("| templates among the picks, effective tasks |" + "".join(f" {b} |" for b in budgets))
+    print("|---|" + "---:|" * len(budgets))
+    for arm, at in arms.items():
+        cells = (f" {at[b]['templates']:.0f}, {at[b]['tasks, effective']:.1f} |" for b in budgets)
+        print(f"| {arm} |" + "".join(cells))
+    print()
 
 
 def whole(table: pa.Table) -> pa.Table:
