@@ -117,7 +117,8 @@ def redraw(file: Path) -> None:
     print(f"\n## {file.stem}\n")
     if len(pc.unique(table["budget"])) > 2:  # the untouched model's is 0
         table = whole(table)
-    tell_picks(file)
+    arms = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["picked"]
+    tell_picks(arms)
     for title, rows in slices(table).items():
         for metric in metrics:
             some = rows.filter(pc.equal(rows["metric"], metric))
@@ -125,13 +126,26 @@ def redraw(file: Path) -> None:
                 continue
             found = analyse(some, metrics={metric: higher_is_better(metric)})
             tell(found, f"{title}, {metric}")
-            if (title, metric) == ("tasks of the pool", DECLARED) and len(found["budgets"]) > 1:
-                draw(found, HERE / f"{file.stem}.png")
+            if (title, metric) == ("tasks of the pool", DECLARED):
+                if len(found["budgets"]) > 1:
+                    draw(found, HERE / f"{file.stem}.png")
+                else:
+                    tell_why(found, arms)
 
 
-def tell_picks(file: Path) -> None:
+def tell_why(found: dict[str, Any], arms: dict[str, Any]) -> None:
+    """How the gains of many arms at one budget go with what they picked."""
+    (budget,) = found["budgets"]
+    gains = {s["strategy"]: s["differences"][0]["mean"] for s in found["metrics"][0]["strategies"]}
+    if len(gains) > 4:
+        picked = pd.DataFrame({arm: arms[arm][str(budget)] for arm in gains}).T
+        rho = picked.corrwith(pd.Series(gains), method="spearman")
+        print(f"Spearman of the gain with, over {len(gains)} arms:", ", ".join(f"{k} {v:.2f}" for k, v in rho.items()))
+        print()
+
+
+def tell_picks(arms: dict[str, Any]) -> None:
     """What the arms picked, by budget."""
-    arms = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["picked"]
     budgets = sorted(arms["random"], key=int)
     print("| templates among the picks, effective tasks |" + "".join(f" {b} |" for b in budgets))
     print("|---|" + "---:|" * len(budgets))
