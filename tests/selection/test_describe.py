@@ -80,7 +80,13 @@ def test_a_study_is_described_whole(make_study: Callable[..., Study]) -> None:
 def test_without_scores_there_is_less_to_say(make_study: Callable[..., Study]) -> None:
     study = make_study(scored=False, tasks=False)
     summary = describe.describe(study, select(study, "random", 12), None)
-    assert [key for key, value in summary.items() if value is None] == ["tasks", "clusters", "cut", "score_length", "ties"]
+    assert [key for key, value in summary.items() if value is None] == [
+        "tasks",
+        "clusters",
+        "cut",
+        "score_length",
+        "ties",
+    ]
     assert summary["lengths"]["unit"] == "characters"
 
 

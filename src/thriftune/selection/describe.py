@@ -119,7 +119,7 @@ def repeats(groups: IntArray, near: IntArray, rows: IntArray) -> dict[str, int]:
 
 
 def ties(scores: FloatArray, rows: IntArray, free: BoolArray) -> dict[str, int]:
-    """How many of the picks, and of the ``free`` prompts (n,) that they were chosen from, score as low as the lowest."""
+    """How many of the picks, and of the ``free`` prompts (n,) they were chosen from, score as low as the lowest."""
     lowest = scores == scores[rows].min()
     return {"pool": int((lowest & free).sum()), "picks": int(lowest[rows].sum())}
 
