@@ -203,7 +203,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     curves.set_xticks(budgets, [f"{b:,}" for b in budgets])
     curves.minorticks_off()
     curves.set_xlabel("annotations")
-    curves.set_ylabel("nats a response token")
+    curves.set_ylabel("nats a response token (less is better)")
     curves.legend(frameon=False, fontsize=8)
     savings.axvline(0, color="0.6", lw=1)
     savings.set_yticks(range(len(names)), names)
