@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
 import re
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +15,7 @@ from thriftune import columns as stored_columns
 from thriftune.annotations import AnnotationStore
 from thriftune.artifacts import provenance, read_json, read_record, read_table, reading, write_json, write_table
 from thriftune.errors import ConfigError, StudyError
+from thriftune.locks import hold
 from thriftune.types import Candidates, FloatArray, Prompt, Selection
 
 if TYPE_CHECKING:
@@ -128,39 +126,9 @@ class Study:
     def bench_directory(self, name: str) -> Path:
         return self.path / "bench" / check_name(name, "bench")
 
-    @contextlib.contextmanager
-    def lock(self, stage: str, *, wait: float = 0) -> Iterator[None]:
-        """Hold ``stage`` of this study against other processes.
-
-        Args:
-            stage: what is held.
-            wait: seconds to wait for another process to let go.
-
-        Raises:
-            StudyError: another process holds it; which one, it says.
-        """
-        from filelock import FileLock, Timeout
-
-        held = FileLock(self.path / f".{check_name(stage, 'stage')}.lock", timeout=wait)
-        note = self.path / f".{stage}.holder"
-        try:
-            held.acquire()
-        except Timeout:
-            who = ""
-            with contextlib.suppress(OSError):
-                who = f" ({note.read_text(encoding='utf-8')})"
-            raise StudyError(
-                f"another process is at work on {stage} of {self.path}{who}: wait for it to end, then run this again"
-            ) from None
-        try:
-            with contextlib.suppress(OSError):
-                since = datetime.now(UTC).isoformat(timespec="seconds")
-                note.write_text(f"process {os.getpid()} on {platform.node()}, since {since}", encoding="utf-8")
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                note.unlink()
-            held.release()
+    def lock(self, stage: str, *, wait: float = 0) -> contextlib.AbstractContextManager[None]:
+        """Hold ``stage`` of this study against other processes; see `thriftune.locks.hold`."""
+        return hold(self.path, check_name(stage, "stage"), wait=wait)
 
     # --- pool -------------------------------------------------------------------------------------------------------
 
