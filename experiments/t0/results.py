@@ -1,12 +1,14 @@
 """The study's tables and figures from its per-item results, which hold no prompt texts.
 
 python experiments/t0/results.py collect STUDY NAME     # what a bench measured into docs/results/study/NAME.*
+python experiments/t0/results.py evaluations STUDY NAME # the same of evaluations named ARM-BUDGET-seedN[.ANYTHING]
 python experiments/t0/results.py                        # redraw docs/results/study/*.png and print the tables
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,7 +39,35 @@ def collect(study: Path, name: str) -> None:
     """Keep what a bench has measured so far, its plan and what was picked, compactly and without texts."""
     source = study / "bench" / name
     cells = [pq.read_table(file) for file in sorted((source / "cells").glob("*.parquet"))]
-    table = pa.concat_tables(cell.replace_schema_metadata(None) for cell in cells)
+    keep(pa.concat_tables(cell.replace_schema_metadata(None) for cell in cells), name)
+    plan = json.loads((source / "plan.json").read_text(encoding="utf-8"))
+    kept = {key: plan[key] for key in ("config", "versions", "model", "created", "extensions") if key in plan}
+    kept["model"]["spec"] = Path(kept["model"]["spec"]).name  # not where it lay on one machine
+    kept["picked"] = picked(Study(study), source)
+    kept["seconds"] = seconds(study, source, plan["inputs"]["scores"])
+    (HERE / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def evaluations(study: Study, name: str) -> None:
+    """Keep what evaluations of a bench's models have measured, as `collect` keeps what the bench has."""
+    found, settings = [], {}
+    for evaluation in study.evaluations():
+        named = re.fullmatch(r"(.+)-(\d+)-seed(\d+)(?:\..*)?", evaluation)
+        if named:
+            file = study.evaluation_file(evaluation)
+            rows = pq.read_table(file).to_pandas()
+            benchmark = rows.suite != "heldout"
+            rows.loc[benchmark, "task"] = rows.suite + "/" + rows.task
+            found.append(rows.assign(strategy=named[1], budget=int(named[2]), seed=int(named[3])).drop(columns="suite"))
+            record = read_record(file)
+            settings |= {part["suite"]: part["settings"] for part in record["parts"]}
+            versions = record["versions"]
+    keep(pa.Table.from_pandas(pd.concat(found), preserve_index=False), name)
+    (HERE / f"{name}.json").write_text(json.dumps({"settings": settings, "versions": versions}, indent=1) + "\n")
+
+
+def keep(table: pa.Table, name: str) -> None:
+    """Write per-item results compactly."""
     table = table.sort_by([(c, "ascending") for c in ("metric", "strategy", "budget", "seed", "task", "item")])
     for column in KEYS:
         table = table.set_column(table.column_names.index(column), column, table[column].dictionary_encode())
@@ -45,12 +75,6 @@ def collect(study: Path, name: str) -> None:
         table = table.set_column(table.column_names.index(column), column, table[column].cast(kind))
     HERE.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, HERE / f"{name}.parquet", compression="zstd", compression_level=19)
-    plan = json.loads((source / "plan.json").read_text(encoding="utf-8"))
-    kept = {key: plan[key] for key in ("config", "versions", "model", "created", "extensions") if key in plan}
-    kept["model"]["spec"] = Path(kept["model"]["spec"]).name  # not where it lay on one machine
-    kept["picked"] = picked(Study(study), source)
-    kept["seconds"] = seconds(study, source, plan["inputs"]["scores"])
-    (HERE / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -95,14 +119,17 @@ def seconds(study: Path, source: Path, runs: Iterable[str]) -> dict[str, Any]:
 
 def slices(table: pa.Table) -> dict[str, pa.Table]:
     """The held-out prompts of tasks in the pool, which decide, and the others, which are reported apart."""
-    unseen = pc.is_in(table["task"].cast(pa.string()), pa.array(UNSEEN))
-    generative = pc.is_in(table["task"].cast(pa.string()), pa.array(GENERATIVE))
-    seen = pc.invert(unseen)
+    task = table["task"].cast(pa.string())
+    unseen, generative = pc.is_in(task, pa.array(UNSEEN)), pc.is_in(task, pa.array(GENERATIVE))
+    mmlu, bbh = pc.starts_with(task, "mmlu/"), pc.starts_with(task, "bbh/")
+    seen = pc.invert(pc.or_(unseen, pc.or_(mmlu, bbh)))
     return {
         "tasks of the pool": table.filter(seen),
         "of these, long answers": table.filter(generative),
         "of these, short answers": table.filter(pc.and_(seen, pc.invert(generative))),
         "tasks not in the pool": table.filter(unseen),
+        "MMLU": table.filter(mmlu),
+        "BBH": table.filter(bbh),
     }
 
 
@@ -115,10 +142,11 @@ def redraw(file: Path) -> None:
         table = table.set_column(table.column_names.index(column), column, table[column].cast(kind))
     metrics = sorted(set(table["metric"].to_pylist()), key=lambda m: (m != DECLARED, m))
     print(f"\n## {file.stem}\n")
-    if len(pc.unique(table["budget"])) > 2:  # the untouched model's is 0
-        table = whole(table)
-    arms = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["picked"]
-    tell_picks(arms)
+    arms = json.loads(file.with_suffix(".json").read_text(encoding="utf-8")).get("picked")
+    if arms is not None:  # a bench's
+        if len(pc.unique(table["budget"])) > 2:  # the untouched model's is 0
+            table = whole(table)
+        tell_picks(arms)
     for title, rows in slices(table).items():
         for metric in metrics:
             some = rows.filter(pc.equal(rows["metric"], metric))
@@ -129,7 +157,7 @@ def redraw(file: Path) -> None:
             if (title, metric) == ("tasks of the pool", DECLARED):
                 if len(found["budgets"]) > 1:
                     draw(found, HERE / f"{file.stem}.png")
-                else:
+                elif arms is not None:
                     tell_why(found, arms)
 
 
@@ -194,10 +222,8 @@ def draw(found: dict[str, Any], file: Path) -> None:
                 savings.plot([low, high], [place, place], color=line.get_color())
                 off = abs(100 * s["saved"]) > MOST
                 savings.plot(middle, place, ("<" if middle < 0 else ">") if off else "o", color=line.get_color())
-                if off:
-                    savings.annotate(
-                        f" {100 * s['saved']:.0f} %", (middle, place), (6, 6), textcoords="offset points", fontsize=8
-                    )
+                within = f"{_percent(s['saved'])} ({_percent(s['saved_low'])} to {_percent(s['saved_high'])})"
+                savings.annotate(within, (0, place - 0.06), ha="center", va="bottom", fontsize=8)
     budgets = found["budgets"]
     curves.set_xscale("log")
     curves.set_xticks(budgets, [f"{b:,}" for b in budgets])
@@ -207,7 +233,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     curves.legend(frameon=False, fontsize=8)
     savings.axvline(0, color="0.6", lw=1)
     savings.set_yticks(range(len(names)), names)
-    savings.set_ylim(len(names) - 0.5, 0.5)
+    savings.set_ylim(len(names) - 0.6, 0.4)
     savings.set_xlim(-1.05 * MOST, 1.05 * MOST)
     savings.set_xlabel("annotations saved against random, %\n(simultaneous 95 % intervals)")
     for axes in (curves, savings):
@@ -251,6 +277,8 @@ def _percent(share: float | None) -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["collect"]:
         collect(Path(sys.argv[2]), sys.argv[3])
+    elif sys.argv[1:2] == ["evaluations"]:
+        evaluations(Study(sys.argv[2]), sys.argv[3])
     else:
         for found in sorted(HERE.glob("*.parquet")):
             redraw(found)
