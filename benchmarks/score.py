@@ -77,7 +77,7 @@ def ours(lm: Any, prompts: list[Any], options: argparse.Namespace) -> list[Row]:
         batch_tokens=options.batch_tokens or tokens,
         most_prompts=options.batch_prompts or most,
     )
-    scorer = passing.Pass(lm, max_new_tokens=options.new_tokens, prompt_nll=False)
+    scorer = passing.Pass(lm, max_new_tokens=options.new_tokens, prompt_nll=False, pooling="mean")
     pool = passing.pool
 
     def timed(*arguments: Any) -> Any:

@@ -2,7 +2,7 @@
 
     python benchmarks/select.py                          # every case; the largest take many minutes and 6 GiB
     python benchmarks/select.py --case fl-10k,kc-10k     # some
-    python benchmarks/select.py --markdown docs/results/select.md --json results.json
+    python benchmarks/select.py --markdown table.md --json results.json
     python benchmarks/select.py --data my.npy --picks 500 --contenders exact,neighbours
 
 Every contender runs in a process of its own on the same float32 data with the same kernel width and number of threads;

@@ -7,6 +7,7 @@ python experiments/t0/results.py                        # redraw docs/results/st
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -44,6 +45,7 @@ def collect(study: Path, name: str) -> None:
     kept = {key: plan[key] for key in ("config", "versions", "model", "created", "extensions") if key in plan}
     kept["model"]["spec"] = Path(kept["model"]["spec"]).name  # not where it lay on one machine
     kept["picked"] = picked(Study(study), source)
+    kept["overlap"] = overlap(source)
     kept["seconds"] = seconds(study, source, plan["inputs"]["scores"])
     (HERE / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
@@ -100,6 +102,21 @@ def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]
             )
     means = pd.DataFrame(found).groupby(["arm", "budget"]).mean().round(3)
     return {arm: means.loc[arm].T.to_dict() for arm in means.index.unique("arm")}
+
+
+def overlap(source: Path) -> dict[str, dict[str, float]]:
+    """Share of an arm's picks at each budget that two seeds have in common, mean over pairs of seeds."""
+    sets: dict[str, dict[int, list[set[str]]]] = {}
+    for file in sorted((source / "picks").glob("*.parquet")):
+        for budget, picks in pq.read_table(file).to_pandas().groupby("budget"):
+            sets.setdefault(file.stem.rsplit("-seed", 1)[0], {}).setdefault(budget, []).append(set(picks.id))
+    return {
+        arm: {
+            str(budget): round(float(np.mean([len(a & b) / budget for a, b in itertools.combinations(seeds, 2)])), 3)
+            for budget, seeds in at.items()
+        }
+        for arm, at in sets.items()
+    }
 
 
 def seconds(study: Path, source: Path, runs: Iterable[str]) -> dict[str, Any]:
@@ -247,6 +264,8 @@ def tell(found: dict[str, Any], title: str) -> None:
     one = found["metrics"][0]
     budgets = found["budgets"]
     print(f"### {title}: {found['items']} items, {len(found['seeds'])} seeds\n")
+    for warning in found["warnings"]:
+        print(f"- {warning}")
     print("| strategy |" + "".join(f" {b} |" for b in budgets) + " against random (interval) |")
     print("|---|" + "---:|" * (len(budgets) + 1))
     intervals = {s["strategy"]: s for s in one["strategies"]}
@@ -258,6 +277,14 @@ def tell(found: dict[str, Any], title: str) -> None:
         s = intervals.get(name)
         against = "" if s is None else _against(s, len(budgets))
         print(f"| {name} |" + "".join(f" {means.get(b, float('nan')):.4f} |" for b in budgets) + f" {against} |")
+    for name, s in intervals.items():
+        if len(budgets) > 1:
+            ahead = (f"{d['budget']}: {_difference(d)}" for d in s["differences"])
+            reached = {
+                key: "never" if s["crossing"][key] is None else s["crossing"][key] for key in ("budget", "low", "high")
+            }
+            print(f"\n{name} ahead of random by {', '.join(ahead)}; random's at {s['crossing']['quality_at']}", end=" ")
+            print(f"is reached with {reached['budget']} ({reached['low']} to {reached['high']})")
     print()
 
 
@@ -265,7 +292,10 @@ def _against(s: dict[str, Any], budgets: int) -> str:
     """Annotations saved, or with a single budget the gain, which is positive where the strategy is better."""
     if budgets > 1:
         return f"{_percent(s['saved'])} saved ({_percent(s['saved_low'])} to {_percent(s['saved_high'])})"
-    (d,) = s["differences"]
+    return _difference(s["differences"][0])
+
+
+def _difference(d: dict[str, Any]) -> str:
     within = "" if d["low"] is None else f" ({d['low']:+.3f} to {d['high']:+.3f})"
     return f"{d['mean']:+.3f}{within}"
 

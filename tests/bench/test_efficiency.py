@@ -195,6 +195,19 @@ def test_curves_that_cross_are_not_one_ratio() -> None:
     assert any("ahead of random at 50 annotations and behind at 200" in w for w in found["warnings"])
 
 
+@pytest.mark.parametrize(("last", "words"), [(0.006, "takes about 3"), (0.0, "takes more than that")])
+def test_a_saving_that_ends_before_the_largest_budget_is_said(last: float, words: str) -> None:
+    curves = draw(World(ratios=(1.0,), seed_sd=0.01, residual_sd=0.1, item_sd=0.02), np.random.default_rng(0))
+    curves[0].values[1] += np.array([0.2, 0.1, 0.05, last])[:, None, None]
+    found = analyse(table(curves), metrics={"metric-0": True})
+    assert found["metrics"][0]["strategies"][0]["shown"]
+    (said,) = [w for w in found["warnings"] if "saves at small budgets" in w]
+    assert words in said
+    constant = analyse(_results(World(ratios=(1.5,))), metrics={"metric-0": True})
+    assert constant["metrics"][0]["strategies"][0]["shown"]
+    assert not any("saves at small budgets" in w for w in constant["warnings"])
+
+
 def test_more_comparisons_widen_every_interval() -> None:
     results = _results(World(ratios=(1.3, 1.0, 1.0), metrics=2, **SMALL))
     alone = _one(results.filter(pc.is_in(results["strategy"], pa.array(["random", "strategy-1"]))))[0]

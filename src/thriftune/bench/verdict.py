@@ -140,6 +140,13 @@ def warnings(found: Sequence[Comparison], curves: Sequence[Curves], baseline: st
     return said
 
 
+def _fades(crossing: dict[str, Any], claimed: float | None) -> bool:
+    """Whether at the largest budget less than half of the claimed saving is left, and none is shown."""
+    largest = crossing["quality_at"]
+    budget, high = (largest if crossing[key] is None else crossing[key] for key in ("budget", "high"))
+    return bool(1 - budget / largest < (claimed or 0.0) / 2 and high >= largest)
+
+
 def _of_metric(curve: Curves, found: Sequence[Comparison], baseline: str) -> list[str]:
     said = []
     mine = [one for one in found if one.metric == curve.metric and one.seeds > 1]
@@ -163,5 +170,12 @@ def _of_metric(curve: Curves, found: Sequence[Comparison], baseline: str) -> lis
             said.append(
                 f"{one.strategy} is ahead of {baseline} at {ahead[0]:,} annotations and behind at {behind[0]:,}; one "
                 "ratio does not describe it"
+            )
+        elif one.saving and one.crossing is not None and _fades(one.crossing, saved(one.theta)):
+            largest, budget = one.crossing["quality_at"], one.crossing["budget"]
+            takes = "more than that" if budget is None else f"about {budget:,.0f}"
+            said.append(
+                f"what {one.strategy} saves it saves at small budgets: the quality that {baseline} has with "
+                f"{largest:,} annotations takes {takes}, and no saving is shown there"
             )
     return said

@@ -30,8 +30,8 @@ def measured(name: str) -> str:
     if len(rows) > 1 and largest["n"] < _WANTED[-1] and expected(rows, _WANTED[-1]) > limit:
         power = f"{growth(rows):.1f}"
         said.append(
-            f"not at {_WANTED[-1]:,}: time grew as the number of prompts to the {power}, more than {limit / 60:g} "
-            "minutes are expected"
+            f"not at {_WANTED[-1]:,}: time grew as the number of prompts to the power of {power}, more than "
+            f"{limit / 60:g} minutes are expected"
         )
     return "; ".join(said)
 

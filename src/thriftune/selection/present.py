@@ -174,7 +174,7 @@ def needs_in_words(strategy: Strategy) -> str:
 
 
 def _score(named: str) -> str:
-    return f"the score named by {named[1:-1]}" if named.startswith("{") else f"score {named}"
+    return f"a score (--param {named[1:-1]}=NAME)" if named.startswith("{") else f"score {named}"
 
 
 def facts(strategy: Strategy) -> list[str]:
