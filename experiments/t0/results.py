@@ -159,11 +159,12 @@ def redraw(file: Path) -> None:
         table = table.set_column(table.column_names.index(column), column, table[column].cast(kind))
     metrics = sorted(set(table["metric"].to_pylist()), key=lambda m: (m != DECLARED, m))
     print(f"\n## {file.stem}\n")
-    arms = json.loads(file.with_suffix(".json").read_text(encoding="utf-8")).get("picked")
+    record = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    arms = record.get("picked")
     if arms is not None:  # a bench's
         if len(pc.unique(table["budget"])) > 2:  # the untouched model's is 0
             table = whole(table)
-        tell_picks(arms)
+        tell_picks(arms, record.get("overlap", {}))
     for title, rows in slices(table).items():
         for metric in metrics:
             some = rows.filter(pc.equal(rows["metric"], metric))
@@ -174,8 +175,23 @@ def redraw(file: Path) -> None:
             if (title, metric) == ("tasks of the pool", DECLARED):
                 if len(found["budgets"]) > 1:
                     draw(found, HERE / f"{file.stem}.png")
+                    tell_without(some)
                 elif arms is not None:
                     tell_why(found, arms)
+
+
+def tell_without(rows: pa.Table) -> None:
+    """What each strategy saves when a task is left out: how much hangs on which tasks there are."""
+    without: dict[str, dict[str, dict[str, Any]]] = {}
+    for task in pc.unique(rows["task"]).to_pylist():
+        some = rows.filter(pc.not_equal(rows["task"], task))
+        for s in analyse(some, metrics={DECLARED: higher_is_better(DECLARED)})["metrics"][0]["strategies"]:
+            without.setdefault(s["strategy"], {})[task] = s
+    for name, found in without.items():
+        order = sorted(found, key=lambda task: (found[task]["saved"] is None, found[task]["saved"]))
+        ends = (f"{_against(found[task], 2)} without {task}" for task in (order[0], order[-1]))
+        print(f"{name}, a task left out: from {' to '.join(ends)}")
+    print()
 
 
 def tell_why(found: dict[str, Any], arms: dict[str, Any]) -> None:
@@ -189,15 +205,19 @@ def tell_why(found: dict[str, Any], arms: dict[str, Any]) -> None:
         print()
 
 
-def tell_picks(arms: dict[str, Any]) -> None:
-    """What the arms picked, by budget."""
+def tell_picks(arms: dict[str, Any], overlaps: dict[str, dict[str, float]]) -> None:
+    """What the arms picked, by budget, and how much of it two seeds have in common."""
     budgets = sorted(arms["random"], key=int)
     print("| templates among the picks, effective tasks |" + "".join(f" {b} |" for b in budgets))
     print("|---|" + "---:|" * len(budgets))
     for arm, at in arms.items():
         cells = (f" {at[b]['templates']:.0f}, {at[b]['tasks, effective']:.1f} |" for b in budgets)
         print(f"| {arm} |" + "".join(cells))
-    print()
+    for arm, at in overlaps.items():
+        print(
+            f"\nTwo seeds of {arm} share", ", ".join(f"{share:.0%} of {budget}" for budget, share in at.items()), end=""
+        )
+    print("\n")
 
 
 def whole(table: pa.Table) -> pa.Table:
