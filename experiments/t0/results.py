@@ -292,20 +292,31 @@ def tell(found: dict[str, Any], title: str) -> None:
     names = list(dict.fromkeys(p["strategy"] for p in one["curves"]))
     if len(budgets) == 1:
         names.sort(key=lambda n: next(p["mean"] for p in one["curves"] if p["strategy"] == n))
-    for name in names:
-        means = {p["budget"]: p["mean"] for p in one["curves"] if p["strategy"] == name}
+    curves = {name: {p["budget"]: p["mean"] for p in one["curves"] if p["strategy"] == name} for name in names}
+    for name, means in curves.items():
         s = intervals.get(name)
         against = "" if s is None else _against(s, len(budgets))
         print(f"| {name} |" + "".join(f" {means.get(b, float('nan')):.4f} |" for b in budgets) + f" {against} |")
     for name, s in intervals.items():
         if len(budgets) > 1:
             ahead = (f"{d['budget']}: {_difference(d)}" for d in s["differences"])
-            reached = {
-                key: "never" if s["crossing"][key] is None else s["crossing"][key] for key in ("budget", "low", "high")
-            }
-            print(f"\n{name} ahead of random by {', '.join(ahead)}; random's at {s['crossing']['quality_at']}", end=" ")
-            print(f"is reached with {reached['budget']} ({reached['low']} to {reached['high']})")
+            print(f"\n{name} ahead of random by {', '.join(ahead)}")
+            same = (f"{b}: {_reached(curves[name], curves[found['baseline']][b], one)}" for b in budgets)
+            print(f"{name} is as good as random with {', '.join(same)} annotations")
     print()
+
+
+def _reached(curve: dict[int, float], quality: float, one: dict[str, Any]) -> str:
+    """With how many annotations a curve, straight between log budgets, has a quality."""
+    sign = 1 if one["higher_is_better"] else -1
+    x, y = np.log(list(curve)), sign * np.array(list(curve.values())) - sign * quality
+    at = np.flatnonzero(y >= 0)
+    if not len(at):
+        return f"more than {max(curve)}"
+    if at[0] == 0:
+        return f"at most {min(curve)}"
+    right = at[0]
+    return f"{np.exp(np.interp(0, y[right - 1 : right + 1], x[right - 1 : right + 1])):.0f}"
 
 
 def _against(s: dict[str, Any], budgets: int) -> str:
