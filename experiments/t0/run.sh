@@ -12,7 +12,7 @@ scored() { # STUDY NAME OPTIONS...: a score run
   study=$1
   name=$2
   shift 2
-  [ -f "runs/$study/scores/$name/manifest.json" ] || thriftune score "runs/$study" --name "$name" "$@"
+  [ -f "runs/$study/scores/$name/scores.parquet" ] || thriftune score "runs/$study" --name "$name" "$@"
 }
 
 study() { # NAME POOL HELDOUT

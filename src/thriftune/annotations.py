@@ -172,12 +172,13 @@ class AnnotationStore:
             raise StudyError(f"{self.path} was written by a newer thriftune (schema {version}): upgrade thriftune")
         return version
 
-    def add(self, annotations: Iterable[Annotation], *, replace: bool = False) -> None:
+    def add(self, annotations: Iterable[Annotation], *, replace: bool = False, over: Collection[str] = ()) -> None:
         """Store answers, all or none.
 
         Args:
             annotations: at most one for each prompt, annotator and source.
             replace: let them take the place of answers in force, which are kept as history.
+            over: ids of prompts for which what a review decided becomes history, too.
 
         Raises:
             StudyError: an answer in force is in the way and ``replace`` is False, or the file cannot be written.
@@ -186,6 +187,10 @@ class AnnotationStore:
         with self._connect() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.executemany(
+                    "UPDATE annotations SET replaced = ? WHERE prompt_id = ? AND review = 1 AND replaced IS NULL",
+                    [(moment, prompt_id) for prompt_id in over],
+                )
                 for a in annotations:
                     put(connection, a, moment, replace=replace)
             except sqlite3.IntegrityError as error:
@@ -220,6 +225,16 @@ class AnnotationStore:
         found = [a for a in self.in_force() if a.status == "final" and (sources is None or a.source in sources)]
         # The sort keeps the order within a kind, and of several answers to a prompt the last one stays.
         return {a.prompt_id: a for a in sorted(found, key=lambda a: a.source != "teacher")}
+
+    def flagged(self) -> set[str]:
+        """Ids of the prompts that somebody flagged as unanswerable or a duplicate."""
+        if not self.path.exists():
+            return set()
+        with self._connect(reading=True) as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT CAST(prompt_id AS TEXT) FROM annotations WHERE flag IS NOT NULL AND replaced IS NULL"
+            ).fetchall()
+        return {prompt_id for (prompt_id,) in rows}
 
     def answered(self, sources: Collection[Source] | None = None) -> set[str]:
         """Ids of the prompts that have a final answer, from ``sources`` where given."""

@@ -368,7 +368,10 @@ def resolve(model: type[Settings], section: str, flags: Mapping[str, Any], toml:
                 f"{toml}: {section} is {str(table)[:80]!r}, no table: write [{section}] above its settings"
             )
         values.update(table)
-    values.update({key: value for key, value in flags.items() if value is not None})
+    typed = {key: value for key, value in flags.items() if value is not None}
+    if isinstance(typed.get("params"), dict) and isinstance(values.get("params"), dict):
+        typed["params"] = {**values["params"], **typed["params"]}  # a --param says nothing about the others
+    values.update(typed)
     try:
         return model.model_validate(values)
     except ValidationError as error:

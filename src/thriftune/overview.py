@@ -10,6 +10,7 @@ from typing import Any
 
 from thriftune.artifacts import read_object, read_table, reading
 from thriftune.errors import StudyError
+from thriftune.reserve import with_replacements
 from thriftune.study import HOLDOUT, Study
 
 
@@ -29,6 +30,7 @@ def overview(study: Study) -> dict[str, Any]:
     """
     pool = _pool(study)
     final = study.annotations.final()
+    flagged = study.annotations.flagged() - set(final)
     state: dict[str, Any] = {
         "study": str(study.path),
         "pool": pool["counts"],
@@ -36,10 +38,11 @@ def overview(study: Study) -> dict[str, Any]:
             "prompts": len(pool["holdout"]),
             "answered": sum(i in final for i in pool["holdout"]),
             "references": sum(i in pool["references"] for i in pool["holdout"]),
+            "open": sum(i not in final and i not in pool["references"] and i not in flagged for i in pool["holdout"]),
         },
         "annotations": _annotations(study),
         "score_runs": _score_runs(study, pool["counts"]["prompts"]),
-        "selections": [_selection(study, name, final) for name in study.selections()],
+        "selections": [_selection(study, name, final, flagged) for name in study.selections()],
         "models": [_model(study, name) for name in study.models()],
         "evaluations": study.evaluations(),
         "benches": [_bench(study, name) for name in study.benches()],
@@ -78,9 +81,10 @@ def _annotations(study: Study) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _selection(study: Study, name: str, final: Mapping[str, Any]) -> dict[str, Any]:
+def _selection(study: Study, name: str, final: Mapping[str, Any], flagged: set[str]) -> dict[str, Any]:
     try:
         ids, _, record = study.selection(name)
+        replaced = with_replacements(study, name)
     except StudyError as error:
         return {"name": name, "damaged": str(error)}
     return {
@@ -89,6 +93,7 @@ def _selection(study: Study, name: str, final: Mapping[str, Any]) -> dict[str, A
         "run": record.get("run"),
         "prompts": len(ids),
         "answered": sum(i in final for i in ids),
+        "open": sum(i not in final and i not in flagged for i in replaced),
         "partial": bool(record.get("partial")),
     }
 
@@ -111,11 +116,19 @@ def _model(study: Study, name: str) -> dict[str, Any]:
 def _bench(study: Study, name: str) -> dict[str, Any]:
     directory = study.bench_directory(name)
     try:
-        cells = len(read_object(directory / "plan.json", cells=list)["cells"])
+        plan = read_object(directory / "plan.json", cells=list)
+        cells = len(plan["cells"])
     except StudyError as error:
         return {"name": name, "damaged": str(error)}
     done = sum(1 for _ in (directory / "cells").glob("[!.]*.parquet"))
-    return {"name": name, "cells": cells, "done": min(done, cells), "analysed": (directory / "analysis.json").exists()}
+    analysed = (directory / "analysis.json").exists()
+    return {
+        "name": name,
+        "cells": cells,
+        "done": min(done, cells),
+        "analysed": analysed,
+        "control": bool(plan.get("control")),
+    }
 
 
 def _report(study: Study) -> dict[str, Any] | None:
@@ -149,9 +162,8 @@ def _next(state: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
 
     held = state["holdout"]
-    open_held = held["prompts"] - max(held["answered"], held["references"])
-    if open_held > 0:
-        answer(f"answer the {open_held} open held-out prompts first: evaluation rests on them", HOLDOUT)
+    if held["open"]:
+        answer(f"answer the {held['open']} open held-out prompts first: evaluation rests on them", HOLDOUT)
     finished = [run for run in state["score_runs"] if run["finished"]]
     begun = [run for run in state["score_runs"] if not run["finished"]]
     usable = [s for s in state["selections"] if "damaged" not in s]
@@ -163,7 +175,7 @@ def _next(state: Mapping[str, Any]) -> list[dict[str, Any]]:
         step("choose which prompts to annotate", f"thriftune select {study} --budget 10%")
     else:
         latest = usable[-1]
-        open_prompts = latest["prompts"] - latest["answered"]
+        open_prompts = latest["open"]
         if state["report"] is None or not state["report"]["up_to_date"]:
             step("look at the selections", f"thriftune report {study} --open")
         if open_prompts:
@@ -173,7 +185,7 @@ def _next(state: Mapping[str, Any]) -> list[dict[str, Any]]:
         else:
             _trained(state, study, latest, step)
     for bench in state["benches"]:
-        if bench.get("done", 0) < bench.get("cells", 0):
+        if bench.get("done", 0) < bench.get("cells", 0) or (bench.get("control") and not bench["analysed"]):
             step(f"go on with the experiment {bench['name']!r}", f"thriftune bench {study} --name {bench['name']}")
     if finished and state["pool"]["references"] and not state["benches"]:
         step("measure on the known responses whether a designed selection saves answers", f"thriftune bench {study}")
@@ -186,7 +198,7 @@ def _trained(state: Mapping[str, Any], study: str, latest: Mapping[str, Any], st
     if not models:
         file = f"{latest['name']}-train.jsonl"
         step(
-            f"all {latest['prompts']} prompts of {latest['name']!r} are answered: fine-tune on them",
+            f"all that can be answered of {latest['name']!r} is answered: fine-tune on it",
             f"thriftune finetune {study} --selection {latest['name']}",
         )
         step(

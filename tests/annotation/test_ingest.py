@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from thriftune.annotation.ingest import ingest, write_conflicts
+from thriftune.annotations import put
 from thriftune.errors import AnnotationError, StudyError
 from thriftune.study import Study
 from thriftune.types import Annotation
@@ -143,6 +144,19 @@ def test_replaced_answers_stay_as_history(small_study: Study, file: Path) -> Non
     with sqlite3.connect(small_study.annotations.path) as connection:
         rows = connection.execute("SELECT response, replaced IS NULL FROM annotations ORDER BY id").fetchall()
     assert rows == [("old", 0), ("new", 1)]
+
+
+def test_replacing_takes_the_place_of_what_a_review_decided(small_study: Study, file: Path) -> None:
+    small_study.annotations.add([Annotation("p00", "first")])
+    with small_study.annotations.connect() as connection:
+        decided = Annotation("p00", "decided", annotator="head")
+        put(connection, decided, "2026-01-01T00:00:00+00:00", replace=False, review=True)
+    jsonl(file, {"id": "p00", "response": "new"})
+    assert len(ingest(small_study, file).conflicts) == 1
+    assert ingest(small_study, file, replace=True).replaced == 1
+    assert small_study.annotations.final()["p00"].response == "new"
+    again = ingest(small_study, file, replace=True)
+    assert (again.replaced, again.unchanged) == (0, 1)
 
 
 def test_an_answer_supersedes_the_annotators_own_draft(small_study: Study, file: Path) -> None:

@@ -153,6 +153,24 @@ def test_autosave_takes_less_than_a_second(ann: Person, serve: Callable[..., Ser
             time.sleep(0.02)
 
 
+def test_what_is_typed_while_a_slow_save_is_under_way_is_saved_before_the_next_prompt(
+    ann: Person, serve: Callable[..., Server]
+) -> None:
+    server = serve("--reserve", "0")
+    ann.enter(server.address, "Ann")
+    ann.at(1)
+    ann.js(
+        "const fetch = window.fetch; window.sent = 0;"
+        "window.fetch = (...given) => { window.sent += String(given[0]).includes('draft');"
+        " return new Promise((done) => setTimeout(done, 900)).then(() => fetch(...given)) }"
+    )
+    ann.keys("ab")
+    ann.until("return window.sent === 1")
+    ann.keys(" and much more", ESCAPE, "n")
+    ann.at(2)
+    assert server.post("open", name="Ann", id="p000")["item"]["text"] == "ab and much more"
+
+
 def test_the_server_dies_and_the_browser_keeps_the_text(
     ann: Person, serve: Callable[..., Server], study: Study
 ) -> None:

@@ -68,6 +68,13 @@ def test_first_two_selections_are_made_and_the_way_on_is_said(study: Study) -> N
     assert study.selection("bench-control")[0] == before[0] and again == said
 
 
+@pytest.mark.parametrize("other", [{"metric": "rouge_l"}, {"seeds": 3}, {"finetune": {"epochs": 7}}])
+def test_what_decides_is_settled_on_the_first_call(study: Study, other: dict[str, Any]) -> None:
+    control_arm(study, asked(), say=silent)
+    with pytest.raises(BenchError, match=f"begun differently.*{next(iter(other))} was"):
+        control_arm(study, asked(**other), say=silent)
+
+
 def test_the_control_is_a_draw_from_the_whole_pool(study: Study) -> None:
     """It neither avoids nor follows the design, whatever strategy that is."""
     overlaps, drawn = [], []

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -96,12 +97,15 @@ def test_closing_ends_processes_at_work(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_every_process_gets_a_gpu_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert [workers._share(place, 3) for place in range(3)] == [
+    assert [workers._share(place, 3, "auto") for place in range(3)] == [
         {"CUDA_VISIBLE_DEVICES": "2"},
         {"CUDA_VISIBLE_DEVICES": "5"},
         {"CUDA_VISIBLE_DEVICES": "2"},
     ]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert workers._share(0, 2)["OMP_NUM_THREADS"] == "3"
+    for device in ("cpu", "cuda:1"):  # a GPU that was named keeps its number
+        assert workers._share(0, 2, device) == {"OMP_NUM_THREADS": "3", "NUMBA_NUM_THREADS": ANY}
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)  # torch without CUDA
+    assert "CUDA_VISIBLE_DEVICES" not in workers._share(0, 2, "auto")

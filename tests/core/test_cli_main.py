@@ -89,6 +89,20 @@ def test_a_full_disk_is_one_line_and_exit_2() -> None:
     assert re.fullmatch(r"thriftune: No space left on device: see that there is room [^\n]*continues\n", done.stderr)
 
 
+def test_a_file_in_the_place_of_a_folder_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys\nfrom thriftune.cli import main\n"
+        "@main.app.command()\ndef write() -> None:\n    pathlib.Path(sys.argv[2]).mkdir()\n"
+        "sys.argv = ['thriftune', 'write']; main.main()"
+    )
+    for name in ("there", "there/below", "x" * 300):
+        (tmp_path / "there").touch()
+        program = code.replace("sys.argv[2]", repr(str(tmp_path / name)))
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert re.fullmatch(r"thriftune: [^\n]+: give another path or name\n", done.stderr)
+
+
 def test_ctrl_c_before_a_command_is_at_work_is_exit_130() -> None:
     code = (
         "import sys\nfrom thriftune.cli import main\n"

@@ -29,6 +29,13 @@ def test_all_errors_in_one_message(tmp_path: Path) -> None:
     assert "\n" not in message
 
 
+def test_a_parameter_typed_leaves_the_others_of_the_file(tmp_path: Path) -> None:
+    toml = tmp_path / "t.toml"
+    toml.write_text('[select]\nbudget = 5\n[select.params]\ngamma = 2.0\nkernel = "cosine"\n')
+    found = resolve(SelectConfig, "select", {"params": {"kernel": "rbf", "device": "cpu"}}, toml)
+    assert found.params == {"gamma": 2.0, "kernel": "rbf", "device": "cpu"}
+
+
 @pytest.mark.parametrize("budget", ["x", "-5", "10 %", "5e3", "", "%"])
 def test_impossible_budgets(budget: str) -> None:
     with pytest.raises(ConfigError, match="budget"):

@@ -13,9 +13,11 @@ import pytest
 import typer.main
 
 from thriftune.annotation.export import rows
+from thriftune.annotations import put
 from thriftune.artifacts import provenance, write_json, write_table
 from thriftune.config import ScoreConfig
 from thriftune.overview import overview
+from thriftune.reserve import digest, reserve_file
 from thriftune.study import Study
 from thriftune.types import Annotation
 
@@ -32,6 +34,17 @@ def parsed(command: str) -> tuple[str, dict[str, Any]]:
     return verb, {key: value for key, value in context.params.items() if value is not None}
 
 
+def flag(study: Study, prompt_id: str) -> None:
+    with study.annotations.connect() as connection:
+        skip = Annotation(prompt_id, "", source="human", status="skipped")
+        put(connection, skip, "2026-01-01T00:00:00+00:00", replace=False, flag="unanswerable")
+
+
+def keep_reserve(study: Study, name: str, ids: list[str]) -> None:
+    record = provenance(selection=digest(study.selection(name)[0]))
+    write_table(reserve_file(study, name), pa.table({"rank": range(1, len(ids) + 1), "id": ids}), record)
+
+
 def answer(study: Study, ids: list[str]) -> None:
     study.annotations.add(Annotation(i, "an answer") for i in ids)
 
@@ -42,11 +55,19 @@ def test_what_is_done(small_study: Study) -> None:
     small_study.rejects_file.write_text("{}\n{}\n")
     state = overview(small_study)
     assert state["pool"] == {"prompts": 12, "tasks": 2, "rejected_rows": 2, "references": False}
-    assert state["holdout"] == {"prompts": 4, "answered": 1, "references": 0}
+    assert state["holdout"] == {"prompts": 4, "answered": 1, "references": 0, "open": 3}
     assert state["annotations"] == {"human": {"final": 3}, "teacher": {"skipped": 1}}
     assert [(run["name"], run["finished"], run["prompts"]) for run in state["score_runs"]] == [("default", True, 12)]
     assert state["selections"] == [
-        {"name": "first", "strategy": "random", "run": "default", "prompts": 10, "answered": 2, "partial": False}
+        {
+            "name": "first",
+            "strategy": "random",
+            "run": "default",
+            "prompts": 10,
+            "answered": 2,
+            "open": 8,
+            "partial": False,
+        }
     ]
     assert state["report"] is None
     json.dumps(state, allow_nan=False)
@@ -97,10 +118,31 @@ def test_an_experiment_is_offered_and_continued(small_study: Study) -> None:
     write_json(place / "plan.json", provenance(cells=[{"id": "a"}, {"id": "b"}]))
     write_table(place / "cells" / "a.parquet", pa.table({"task": ["a"]}), {})
     state = overview(small_study)
-    assert state["benches"] == [{"name": "trial", "cells": 2, "done": 1, "analysed": False}]
+    assert state["benches"] == [{"name": "trial", "cells": 2, "done": 1, "analysed": False, "control": False}]
     verb, given = parsed(state["next"][-1]["commands"][0])
     assert (verb, given["name"]) == ("bench", "trial")
     write_table(place / "cells" / "b.parquet", pa.table({"task": ["a"]}), {})
+    assert not any("bench" in command for step in overview(small_study)["next"] for command in step["commands"])
+
+
+def test_a_flagged_prompt_is_not_open_and_the_one_in_its_place_is(small_study: Study) -> None:
+    answer(small_study, [row.id for row in rows(small_study, "holdout")])
+    first = [row.id for row in rows(small_study, "first")]
+    answer(small_study, first[1:])
+    flag(small_study, first[0])
+    latest = overview(small_study)
+    assert latest["selections"][0]["open"] == 0
+    assert any("finetune" in command for step in latest["next"] for command in step["commands"])
+    spare = next(i for i in small_study.pool(["id"])["id"].to_pylist() if i not in first)
+    keep_reserve(small_study, "first", [spare])
+    assert overview(small_study)["selections"][0]["open"] == 1
+
+
+def test_an_experiment_with_a_control_goes_on_until_it_is_analysed(small_study: Study) -> None:
+    place = small_study.bench_directory("trial")
+    write_json(place / "plan.json", provenance(control=True, cells=[]))
+    assert parsed(overview(small_study)["next"][-1]["commands"][0])[1]["name"] == "trial"
+    write_json(place / "analysis.json", {})
     assert not any("bench" in command for step in overview(small_study)["next"] for command in step["commands"])
 
 

@@ -87,6 +87,13 @@ def test_a_named_response_column_wins_over_the_final_turn() -> None:
     assert one({"messages": CHAT[:4], "answer": "other"})[0].response == "other"
 
 
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_an_empty_final_turn_is_no_response(empty: str) -> None:
+    chat = [*CHAT[:4], {"role": "assistant", "content": empty}]
+    assert one({"messages": chat})[0].response is None
+    assert one({"messages": chat, "response": "there"})[0].response == "there"
+
+
 def test_messages_win_over_a_copy_of_the_first_turn_and_fall_back_to_it() -> None:
     rows = [{"prompt": "Hi", "messages": CHAT[:3]}, {"prompt": "Only text", "messages": None}]
     drafts, described = understand(rows)

@@ -159,6 +159,17 @@ def test_what_is_annotated_is_covered_and_need_not_have_a_price() -> None:
         select(**given_, costs=[np.nan, 1, 1], budget_cost=1)
 
 
+def test_a_large_pool_with_an_answer_that_has_no_price_comes_to_an_end() -> None:
+    points = np.random.default_rng(1).normal(size=(4000, 8))
+    annotated = np.arange(4000) == 7
+    costs = np.where(annotated, np.nan, 1.0)
+    for engine in ("exact", "neighbours"):
+        given_: dict[str, Any] = {"embeddings": points, "annotated": annotated, "strategy": "facility_location"}
+        unpriced = select(**given_, costs=costs, budget_cost=30, engine=engine)
+        priced = select(**given_, costs=np.ones(4000), budget_cost=30, engine=engine)
+        assert unpriced.rows.tolist() == priced.rows.tolist() and len(unpriced) == 30
+
+
 def test_on_a_graph_the_certificate_says_so_and_the_order_of_rows_does_not_matter() -> None:
     rng = np.random.default_rng(3)
     points, costs = rng.normal(size=(600, 5)), rng.integers(1, 5, 600).astype(float)

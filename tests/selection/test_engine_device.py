@@ -7,6 +7,7 @@ import pytest
 
 from thriftune.errors import StrategyError
 from thriftune.selection.engine import facility
+from thriftune.selection.engine.device import Rows
 from thriftune.selection.engine.facility import facility_location
 from thriftune.selection.engine.farthest import k_center
 
@@ -35,6 +36,18 @@ def test_facility_location(engine, monkeypatch):
     # Rows that gain alike may change places.
     assert np.mean(by_torch.rows == plain.rows) > 0.95
     assert by_torch.notes["device"] == "cpu"
+
+
+def test_single_precision_is_meant_whatever_the_process_allows():
+    x = clusters(64, 48)
+    rows = Rows(x, "cpu")
+    exact = x @ x.T
+    torch.set_float32_matmul_precision("medium")
+    try:
+        np.testing.assert_allclose(rows.products(slice(None), slice(None)), exact, rtol=1e-4, atol=1e-3)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_k_center():

@@ -252,3 +252,16 @@ def test_errors_say_what_to_do(monkeypatch):
     monkeypatch.setattr(facility, "free_memory", lambda: 1e4)
     with pytest.raises(StrategyError, match="use engine exact or neighbours"):
         facility_location(x, 5, chosen=NONE, engine="dense", advance=ignore)
+
+
+def test_a_pool_in_which_only_a_few_rows_count(monkeypatch):
+    monkeypatch.setattr(facility, "_EDGES", 60)
+    x = np.random.default_rng(0).standard_normal((6000, 16)).astype("f4")
+    weights = np.zeros(6000)
+    weights[[5, 900, 2999]] = 1
+    found = facility_location(
+        x, 400, gamma=1.0, weights=weights, chosen=NONE, engine="neighbours", advance=lambda n: None
+    )
+    assert len(found.rows) == len(set(found.rows.tolist())) == 400
+    # Each of the three is covered fully by itself alone.
+    assert {5, 900, 2999} <= set(found.rows.tolist())

@@ -339,3 +339,10 @@ def test_arrays_need_neither_torch_nor_pyarrow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.bool_])
+def test_whole_numbers_and_booleans_rank_as_numbers(kind: type) -> None:
+    scores = np.array([0, 1, 100, 1, -128 if kind is np.int8 else 0]).astype(kind)
+    picked = select(scores={"mine": scores}, strategy="top_k", score="mine", budget=3)
+    assert picked.rows.tolist() == ([1, 2, 3] if kind is np.bool_ else [2, 1, 3])

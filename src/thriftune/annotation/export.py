@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from thriftune.annotation.formats import Format, Row, choose_format, write_rows
 from thriftune.artifacts import atomic_path
 from thriftune.errors import AnnotationError
+from thriftune.reserve import with_replacements
 from thriftune.study import HOLDOUT, Study
 from thriftune.types import Message
 
@@ -123,12 +124,13 @@ def rows(study: Study, selection: str, *, draft: bool = True, annotations: str =
         annotations: whose answers, see `Study.responses`.
 
     Returns:
-        Rows in pick order.
+        Rows in pick order, after them prompts that took the place of flagged ones.
 
     Raises:
         AnnotationError: the selection is empty, or names prompts that the pool does not have.
     """
-    ids, _, record = study.selection(selection)
+    _, _, record = study.selection(selection)
+    ids = with_replacements(study, selection)
     if not ids:
         raise AnnotationError(
             f"{study.path} has no held-out prompts: thriftune init --holdout N sets some aside"

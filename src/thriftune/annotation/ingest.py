@@ -145,7 +145,11 @@ def store(
             conflicts.append(Conflict(a.line, a.id, a.response, held))
     accepted = new + (differing if replace else [])
     edited = [a.id for a in answers if _edited(a.prompt, *prompts[a.id][:2])]
-    _store(study, accepted, annotator, source, replace=replace)  # last: what fails before it has changed nothing
+    # An answer that is nobody's own takes the place of what stands for the prompt, be it what a review decided on.
+    over = [a.id for a in differing if a.annotator is None] if replace else []
+    _store(
+        study, accepted, annotator, source, replace=replace, over=over
+    )  # last: what fails before it has changed nothing
     return Imported(
         new=len(new),
         replaced=len(differing) if replace else 0,
@@ -191,7 +195,9 @@ def _refusal(path: Path | str, broken: Sequence[Broken]) -> str:
     )
 
 
-def _store(study: Study, accepted: Sequence[Answer], annotator: str, source: Source, *, replace: bool) -> None:
+def _store(
+    study: Study, accepted: Sequence[Answer], annotator: str, source: Source, *, replace: bool, over: Sequence[str]
+) -> None:
     if not accepted:
         return
     given = [
@@ -204,7 +210,7 @@ def _store(study: Study, accepted: Sequence[Answer], annotator: str, source: Sou
         a.status != "final" and a.source == source and (a.prompt_id, a.annotator) in keys
         for a in study.annotations.in_force()
     )
-    study.annotations.add(given, replace=replace or unfinished)
+    study.annotations.add(given, replace=replace or unfinished, over=over)
 
 
 def _plain(text: str) -> str:

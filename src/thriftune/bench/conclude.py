@@ -66,6 +66,11 @@ def conclude(
         found["metrics"] += besides["metrics"]
         found["warnings"] += [w for w in besides["warnings"] if w not in found["warnings"]]
     warnings = [*stored["warnings"], *_extended(stored), *found["warnings"]]
+    if declared != plan.config.metric:
+        warnings.append(
+            f"the metric {plan.config.metric!r} that was to decide was not measured: {declared} takes its place "
+            f"(there: {', '.join(metrics)})"
+        )
     warnings += [f"{name} is left out: {sum(c.strategy == name for c in errors)} of its cells failed" for name in out]
     analysis = {
         "name": plan.config.name,

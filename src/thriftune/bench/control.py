@@ -162,9 +162,9 @@ def _plan(study: Study, config: BenchConfig, strategy: str, names: Mapping[str, 
 
 
 def _check_same(stored: Mapping[str, Any], config: BenchConfig, strategy: str, file: Path) -> None:
-    before = stored["config"]
-    now = {"control": config.control, "budgets": config.budgets}
-    changed = [f"{key} was {before.get(key)}, now {value}" for key, value in now.items() if before.get(key) != value]
+    before, now = stored["config"], config.model_dump(mode="json")
+    free = ("strategies", "jobs", "ray", "name", "keep_adapters")
+    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in free and before.get(k) != v]
     if stored.get("strategy") != strategy:
         changed.append(f"the strategy was {stored.get('strategy')}, now {strategy}")
     if changed:

@@ -143,15 +143,15 @@ def _hire(setup: Setup, place: int, jobs: int) -> tuple[BaseProcess, connection.
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(setup, theirs), daemon=True, name=f"bench-{place}")
-    with _environment(_share(place, jobs)):
+    with _environment(_share(place, jobs, setup.config.get("finetune", {}).get("device", "auto"))):
         process.start()
     theirs.close()  # so that the end of the process closes the pipe
     return process, ours
 
 
-def _share(place: int, jobs: int) -> dict[str, str]:
-    """Environment of a process: its GPU, or its part of the cores."""
-    gpus = _gpus()
+def _share(place: int, jobs: int, device: str) -> dict[str, str]:
+    """Environment of a process: its GPU, or its part of the cores; a GPU that was named is everybody's."""
+    gpus = _gpus() if device in ("auto", "cuda") else []
     if gpus:
         return {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -162,13 +162,13 @@ def _share(place: int, jobs: int) -> dict[str, str]:
 
 def _gpus() -> list[str]:
     """GPUs that processes may use, as CUDA_VISIBLE_DEVICES names them."""
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shown is not None:
-        return [gpu for gpu in shown.split(",") if gpu not in ("", "-1")]
     import torch
 
     # Counted by the driver: asking for more would open a CUDA context in this process.
-    return [str(i) for i in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(i) for i in range(count)] if shown is None else shown.split(",")
+    return names[:count]
 
 
 @contextlib.contextmanager

@@ -56,7 +56,8 @@ def command(
     from thriftune.annotation.desk import Desk
     from thriftune.annotation.export import latest
     from thriftune.annotation.web.serve import bind, serve
-    from thriftune.cli.reserve import Keeper, stored, wanted
+    from thriftune.cli.reserve import Keeper, wanted
+    from thriftune.reserve import stored
 
     given = {
         "selection": selection,

@@ -36,6 +36,7 @@ _STOPPED = 130
 _CONTINUES = "\nthriftune: stopped; what was finished is kept, the same command continues"
 # Not bugs: the place that was to be written, not what was to be written there.
 _PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_NAMES = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 app = typer.Typer(
     help="Choose which prompts to annotate, so that fine-tuning a language model costs fewer annotations.",
@@ -109,14 +110,15 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno not in _PLACES:
+        if error.errno not in _PLACES | _NAMES:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"thriftune: {where}{os.strerror(error.errno)}: see that there is room and that it can be written; what "
-            "was finished is kept, the same command continues",
-            file=sys.stderr,
+        what = (
+            "see that there is room and that it can be written; what was finished is kept, the same command continues"
         )
+        if error.errno in _NAMES:
+            what = "give another path or name"
+        print(f"thriftune: {where}{os.strerror(error.errno or 0)}: {what}", file=sys.stderr)
         sys.exit(2)
 
 

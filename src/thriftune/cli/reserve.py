@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import threading
 from collections.abc import Sequence
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from thriftune.annotation.desk import Desk
-from thriftune.errors import StudyError, ThriftuneError
-from thriftune.study import HOLDOUT, Study, check_name
+from thriftune.errors import ThriftuneError
+from thriftune.reserve import digest, reserve_file, stored
+from thriftune.study import Study
 from thriftune.types import Candidates
 
 _LEAST = 20
@@ -34,28 +34,6 @@ class _Continued(Study):
         found = super().candidates(run, embeddings=embeddings)
         chosen = np.fromiter((i in self._chosen for i in found.ids), bool, len(found.ids))
         return found.with_annotated(found.annotated | chosen)
-
-
-def reserve_file(study: Study, name: str) -> Path:
-    """Where the reserve of a selection is stored, beside the selections and not among them."""
-    return study.path / "selections" / "reserve" / f"{check_name(name, 'selection')}.parquet"
-
-
-def stored(study: Study, name: str) -> list[str]:
-    """The reserve of a selection, in order; empty where there is none or the selection was made anew."""
-    from thriftune.artifacts import read_record, read_table
-
-    file = reserve_file(study, name)
-    if name == HOLDOUT or not file.exists():
-        return []
-    try:
-        record = read_record(file)
-        if record.get("selection") != _digest(study.selection(name)[0]):
-            return []
-        ids: list[str] = read_table(file, ["id"], types={"id": "string"})["id"].to_pylist()
-    except StudyError:
-        return []  # damaged: it is made again
-    return ids
 
 
 def continue_ranking(study_path: Path, name: str, count: int) -> list[str]:
@@ -106,13 +84,9 @@ def continue_ranking(study_path: Path, name: str, count: int) -> list[str]:
         )
         held = [*held, *more.ids.tolist()]
         table = pa.table({"rank": pa.array(range(1, len(held) + 1), pa.int64()), "id": pa.array(held, pa.string())})
-        described = provenance(stage="annotate", of=name, selection=_digest(ids), strategy=record["strategy"], run=run)
+        described = provenance(stage="annotate", of=name, selection=digest(ids), strategy=record["strategy"], run=run)
         write_table(reserve_file(study, name), table, described)
         return held
-
-
-def _digest(ids: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(ids).encode()).hexdigest()
 
 
 class Keeper(threading.Thread):

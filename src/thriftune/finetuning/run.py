@@ -18,6 +18,7 @@ from thriftune.finetuning.save import merge, save_adapter, save_model
 from thriftune.finetuning.train import Trained, train
 from thriftune.memory import peak
 from thriftune.model import LanguageModel, load
+from thriftune.reserve import with_replacements
 from thriftune.study import HOLDOUT, Study
 
 Say = Callable[[str], None]
@@ -87,7 +88,7 @@ def _answers(study: Study, config: FinetuneConfig, say: Say) -> tuple[list[str],
         raise FinetuneError("the hold-out is there for evaluation: choose another --selection")
     found = study.responses(config.annotations)
     pool = study.pool(["id"])["id"].to_pylist()
-    chosen = pool if config.selection is None else study.selection(config.selection)[0]
+    chosen = pool if config.selection is None else with_replacements(study, config.selection)
     held = set(chosen) - set(pool)
     ids = sorted(i for i in chosen if i not in held and found.get(i, "").strip())
     if not ids:

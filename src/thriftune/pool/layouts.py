@@ -83,6 +83,7 @@ class Layout:
             raise Unusable("empty prompt", self._absent(values))
         used.append(column)
         turns, response = self._turns(values, column, used)
+        response = response if response and response.strip() else None
         # A final assistant turn is the response, unless the user named a column.
         if self.response.name and (response is None or self.response.wanted):
             answer = _label(values.get(self.response.name), "response")

@@ -121,6 +121,9 @@ def reasons(material: Material, chosen: Chosen, first: int) -> list[str]:
         )
     if chosen.score in material.scores:
         return [_by_score(material, chosen, chosen.score or "", p) for p in positions]
+    if _quotas(chosen):
+        # What a strategy goes by it goes by within the limits only.
+        return [f"{_by_other(chosen, p)}. The selection's limits by task had their say, too." for p in positions]
     if chosen.strategy == "random":
         return ["By chance: every prompt had the same chance of being drawn, once per distinct text."] * len(positions)
     if chosen.strategy == "random_within_task":
@@ -139,6 +142,10 @@ def reasons(material: Material, chosen: Chosen, first: int) -> list[str]:
     return [_by_other(chosen, p) for p in positions]
 
 
+def _quotas(chosen: Chosen) -> bool:
+    return bool(chosen.params.get("at_least") or chosen.params.get("at_most"))
+
+
 def _task(material: Material, row: int) -> str:
     return "none" if material.tasks is None else str(material.tasks[row]) or "none"
 
@@ -152,7 +159,11 @@ def _by_score(material: Material, chosen: Chosen, name: str, position: int) -> s
         f"Its {label} is {number(value)}{' ' + unit if unit else ''}, {_ordinal(rank)} of the {len(material):,} "
         f"prompts and above {percent(below, 1)} of them: {meaning}."
     )
-    if rank > position + 1:
+    if rank > position + 1 and _quotas(chosen):
+        text += (
+            " Prompts that score higher were left out by the selection's limits by task, have an answer or repeat one."
+        )
+    elif rank > position + 1:
         text += " Prompts that score higher have an answer already or repeat the text of another."
     return text
 

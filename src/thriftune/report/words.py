@@ -53,7 +53,8 @@ def summary(material: Material, coverage: Coverage | None, evidence: Evidence) -
         sentences.append("No model has read them yet, so there is no map, no scores and no draft answers here.")
     else:
         by = model_name(material) or "A language model"
-        sentences.append(f"{by} read each of them once and drafted an answer; its doubts are the scores below.")
+        drafted = " and drafted an answer" if "mean_nll" in material.scores else ""
+        sentences.append(f"{by} read each of them once{drafted}; its doubts are the scores below.")
     if material.chosen:
         sentences.append(_compared(material, coverage))
         if not evidence.analysed:

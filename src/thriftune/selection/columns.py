@@ -55,7 +55,9 @@ def from_arrays(
         if not isinstance(scores, Mapping):
             raise StrategyError("scores must map names to values, e.g. scores={'mine': values}")
         for name, values in scores.items():
-            columns[f"scores[{name!r}]"] = _numbers(values, f"scores[{name!r}]", 1)
+            column = _numbers(values, f"scores[{name!r}]", 1)
+            # Strategies negate scores, which whole numbers without a sign and booleans do not survive.
+            columns[f"scores[{name!r}]"] = column if column.dtype.kind == "f" else column.astype(np.float64)
     for name, given in (("lengths", lengths), ("costs", costs), ("weights", weights), ("groups", groups)):
         if given is not None:
             columns[name] = _numbers(given, name, 1)

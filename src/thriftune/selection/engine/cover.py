@@ -78,7 +78,8 @@ def pick(
     sim, run = lines.sim, lines.run
     n = len(sim)
     edges = min(_EDGES * n, _MOST_EDGES)
-    bound = first / terms.price
+    bound = np.full(n, -np.inf)
+    np.divide(first, terms.price, out=bound, where=~state.taken)
     rng = np.random.default_rng(0)
     sample = np.sort(rng.choice(n, min(n, _SAMPLE), replace=False))
     to_sample = None if n * n <= edges else similarities(sim, sample, run)

@@ -25,13 +25,24 @@ class Rows:
         torch: Any = require("torch", command=f"device={device}", install="'thriftune[score]'")
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise StrategyError(f"device is {device!r}, and torch {torch.__version__} finds no GPU: use device=cpu")
-        self.a = torch.from_numpy(np.ascontiguousarray(a)).to(device)
+        try:
+            self.a = torch.from_numpy(np.ascontiguousarray(a)).to(device)
+        except torch.cuda.OutOfMemoryError:
+            raise StrategyError(
+                f"{a.nbytes / 2**30:.1f} GiB of embeddings do not fit into the memory of {device}: use device=cpu"
+            ) from None
         self.torch, self.device = torch, device
 
     def products(self, left: IntArray | slice, right: IntArray | slice) -> FloatArray:
         """(b, c) float32 products of the rows ``left`` with the rows ``right``, in single precision, never less."""
-        with self.torch.inference_mode():
-            found = self._take(left) @ self._take(right).T
+        # Whoever calls may have allowed TF32 or bfloat16 inside products, whose errors our bounds do not allow for.
+        allowed = self.torch.get_float32_matmul_precision()
+        self.torch.set_float32_matmul_precision("highest")
+        try:
+            with self.torch.inference_mode():
+                found = self._take(left) @ self._take(right).T
+        finally:
+            self.torch.set_float32_matmul_precision(allowed)
         return np.asarray(found.cpu().numpy())
 
     def _take(self, rows: IntArray | slice) -> Any:

@@ -204,6 +204,8 @@ def guess_picks(
         if len(top):
             rows.look_at(np.sort(top), u, cover, step)
         position, gain = rows.best(u, cover, taken, step)
+        if position < 0:  # nothing known is free, and the sample sees no gain in looking at more
+            return guess
         pick = int(rows.ids[position])
         guess.picks.append(pick)
         guess.gains.append(gain)

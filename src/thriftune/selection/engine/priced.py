@@ -82,6 +82,7 @@ def facility_location_for(
     n = len(x)
     free = np.ones(n, bool)
     free[chosen] = False
+    costs = np.where(free, costs, np.inf)  # what is chosen is not for sale, and need not have a price
     usual = int(np.clip(money / float(np.median(costs[free])), 1, free.sum()))
     whole = similarity(x, kernel, gamma, usual + len(chosen))
     rows, group = _cheapest(whole.a, costs, free)

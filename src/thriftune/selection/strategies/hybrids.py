@@ -100,8 +100,8 @@ def weighted_facility_location(
     """facility_location in which a prompt counts as much as the model is unsure of it. Use it to represent the whole
     pool, the uncertain regions more densely; a certain prompt may be picked where it stands for uncertain ones.
 
-    A prompt counts by its score less the lowest score there is (and times its weight where weights are given). Gain
-    and certificate are those of facility_location with these weights, with costs, too.
+    A prompt counts by its score, less the lowest where that is negative (and times its weight where weights are
+    given). Gain and certificate are those of facility_location with these weights, with costs, too.
     """
     values = candidates.scores[score].astype(np.float64)
     doubt = values - min(float(values.min()), 0.0)

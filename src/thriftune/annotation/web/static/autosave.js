@@ -111,17 +111,13 @@ export class Autosave {
 
   /** Wait for what is on its way, and save nothing more by itself: the caller sends the text itself. */
   async hold() {
-    clearTimeout(this.timer)
-    this.timer = null
-    const {flight, text} = this
-    if (!flight) return
     try {
-      const saved = await flight
-      this.revision = saved.revision
-      this.stored = text
+      await this.flight // flush, which began it, waits longer than this and notes what was saved
     } catch {
       // The caller's own request tells what is wrong.
     }
+    clearTimeout(this.timer)
+    this.timer = null
   }
 
   /** The text is safe with the server as an answer. */

@@ -45,7 +45,7 @@ export class Work {
 
   /** What is unsaved goes to the server before another prompt takes its place. */
   async leaving() {
-    if (!this.saving.dirty || this.saving.stopped) return
+    if ((!this.saving.dirty && !this.saving.flight) || this.saving.stopped) return
     await this.saving.hold()
     await this.saving.flush()
   }
