@@ -52,8 +52,9 @@ def cache_bytes(lm: LanguageModel) -> int:
     import torch
 
     config = lm.model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries = getattr(config, "num_attention_heads", None) or 1  # not all models have any
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    head = getattr(config, "head_dim", None) or config.hidden_size // queries
     return int(2 * config.num_hidden_layers * heads * head * torch.finfo(getattr(torch, lm.dtype)).bits // 8)
 
 

@@ -59,7 +59,22 @@ class LanguageModel:
         """Tokens that end an answer."""
         declared = self.model.generation_config.eos_token_id if self.model.generation_config else None
         ids = declared if isinstance(declared, list) else [declared]
-        return {int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None}
+        return {int(i) for i in [*ids, self.tokenizer.eos_token_id, _turn_end(self.tokenizer)] if i is not None}
+
+
+def _turn_end(tokenizer: Any) -> int | None:
+    """The special token with which a chat template ends an assistant's turn, which base models declare nowhere else."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    mark = "thriftune"
+    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
+    try:
+        after = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition(mark)[2]
+        ids = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"]
+    except Exception:  # a template can fail in every way that code can; rendering a prompt tells
+        return None
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return int(ids[0]) if ids and ids[0] in special else None
 
 
 def locate(spec: str) -> str:
@@ -259,7 +274,9 @@ def choose_dtype(dtype: str, device: str) -> str:
     if dtype != "auto":
         return dtype
     if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        # Older ones emulate it, which is slow.
+        native = torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
+        return "bfloat16" if native else "float32"
     if device == "cpu":
         capable = [getattr(torch.cpu, f"_is_{what}_supported", lambda: False)() for what in ("avx512_bf16", "amx_tile")]
         return "bfloat16" if any(capable) else "float32"

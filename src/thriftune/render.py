@@ -121,8 +121,13 @@ class Renderer:
 
     def _apply(self, turns: Sequence[Message], prompt_id: str, answer: str | None = None) -> str:
         chat = list(turns) if answer is None else [*turns, Message(role="assistant", content=answer)]
+        # Templates that let a model think aloud first are asked not to: what is scored and learned is the answer.
+        options = {"tokenize": False, "add_generation_prompt": answer is None, "enable_thinking": False}
         try:
-            return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=answer is None))
+            text = str(self.tokenizer.apply_chat_template(chat, **options))
+            if turns[0]["role"] == "system" and turns[0]["content"].strip() not in text:
+                raise ValueError("it leaves the system turn out")
+            return text
         except Exception as error:  # a template can fail in every way that code can
             if len(turns) > 1 and turns[0]["role"] == "system" and turns[1]["role"] == "user":
                 # Some templates know no system turn (Gemma's): it then leads the user's first turn.
@@ -181,12 +186,16 @@ def _join(
 
 
 def _search(text: str, turns: Sequence[Message]) -> list[tuple[int, int, str]]:
-    """Spans for a template that rewrites contents: each is looked for after the one before; none where not found."""
+    """Spans for a template that rewrites contents: each is looked for after the one before; none where not found.
+
+    A system turn may stand anywhere: some templates put it into the user's last turn.
+    """
     spans, position = [], 0
     for turn in turns:
         content = turn["content"].strip()
-        found = text.find(content, position) if content else -1
+        system = turn["role"] == "system"
+        found = text.find(content, 0 if system else position) if content else -1
         if found >= 0:
             spans.append((found, found + len(content), turn["role"]))
-            position = found + len(content)
+            position = position if system else found + len(content)
     return spans

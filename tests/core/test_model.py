@@ -125,3 +125,24 @@ def test_a_template_that_fails_in_any_way_is_refused(tiny_model):
         lm.tokenizer.chat_template = template
         with pytest.raises(ModelError, match=r"chat template refuses prompt 'a' \(.*mend the template"):
             Renderer(lm.tokenizer, 64).render([Prompt("a", "x")])
+
+
+def test_what_a_template_ends_a_turn_with_ends_an_answer(tiny_model):
+    """Base models with a chat template declare another token as the end."""
+    lm = model.load(str(tiny_model), device="cpu")
+    own = lm.tokenizer.eos_token_id
+    lm.tokenizer.eos_token = "<|endoftext|>"
+    lm.model.generation_config.eos_token_id = lm.tokenizer.eos_token_id
+    assert lm.tokenizer.eos_token_id != own
+    assert lm.stop_ids == {own, lm.tokenizer.eos_token_id}
+    lm.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} and more{% endfor %}"
+    assert lm.stop_ids == {lm.tokenizer.eos_token_id}
+    lm.tokenizer.chat_template = "{{ raise_exception('no') }}"
+    assert lm.stop_ids == {lm.tokenizer.eos_token_id}
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "float32"), ((8, 0), "bfloat16")])
+def test_emulated_bfloat16_is_not_chosen(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert model.choose_dtype("auto", "cuda") == dtype

@@ -295,6 +295,29 @@ def test_benchmarks_are_kept_task_by_task(study: Study, benchmark: list[str], mo
     assert answers[0].replace_schema_metadata().equals(answers[1].replace_schema_metadata())
 
 
+def test_a_part_of_a_suite_waits_for_the_rest(
+    study: Study, benchmark: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = sys.modules["thriftune.evaluation.harness"]
+    answer = module.harness
+
+    def dies(lm: Any, tasks: list[str], config: EvaluateConfig, **options: Any) -> pa.Table:
+        if tasks == ["sums_b"]:
+            raise KeyboardInterrupt
+        return answer(lm, tasks, config, **options)
+
+    monkeypatch.setattr(module, "harness", dies)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(study, _settings(tasks="sums"), say=_silent)
+    monkeypatch.setattr(module, "harness", answer)
+    file = evaluate(study, _settings(tasks="heldout"), say=_silent)
+    assert set(read_table(file)["suite"].to_pylist()) == {"heldout"}
+    evaluate(study, _settings(tasks="sums"), say=_silent)
+    assert benchmark == ["sums_a", "sums_b", "sums_c"]  # none of them twice
+    assert set(read_table(file)["suite"].to_pylist()) == {"heldout", "sums"}
+    assert not list(file.parent.glob(".*.parts"))
+
+
 def test_an_interrupted_run_with_other_settings_is_not_mixed_in(
     study: Study, benchmark: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

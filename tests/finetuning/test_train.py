@@ -163,7 +163,32 @@ def test_the_probe_splits_batches_where_memory_is_short(
     assert longest <= tighter.most < tight.most < 1024 and tighter.step_bytes < tight.step_bytes < roomy.step_bytes
     assert tight.fits and not tight.recompute
     assert none.recompute and not none.fits
+    assert not any(getattr(m, "gradient_checkpointing", False) for m in lm.model.modules())
     assert all(p.grad is None for p in lm.model.parameters())
+
+
+def test_the_probe_recomputes_where_the_training_will(
+    lm: LanguageModel, questions: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, seen = probing._measure, []
+
+    def spy(model: Any, part: Any, computing: Any) -> Any:
+        seen.append(any(getattr(m, "gradient_checkpointing", False) for m in model.modules()))
+        return measured(model, part, computing)
+
+    monkeypatch.setattr(probing, "_measure", spy)
+    monkeypatch.setattr(probing, "available", lambda _device: 90 << 20)
+    probing.probe(lm.model, questions, course(questions, FAST), warnings.catch_warnings, "cpu")
+    assert seen == [False, False, True]
+
+
+@pytest.mark.parametrize("given", [{"method": "full"}, {"merge": True}])
+def test_weights_in_few_bits_are_refused_before_the_training(
+    lm: LanguageModel, questions: list[Example], monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(lm.model, "is_quantized", True, raising=False)
+    with pytest.raises(FinetuneError, match="stored in few bits"):
+        train(lm, questions, FAST.model_copy(update=given), say=silent)
 
 
 def test_a_step_that_cannot_fit_is_refused(

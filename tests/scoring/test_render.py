@@ -163,3 +163,46 @@ def test_a_template_without_system_turns_gets_it_in_the_users_turn(tokenizer):
         assert tokenizer.decode(ours.ids[ours.user]) == "Hello"
     finally:
         tokenizer.chat_template = original
+
+
+def test_a_template_that_drops_the_system_turn_gets_it_in_the_users_turn(tokenizer):
+    original = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = (
+            "{% for m in messages %}{% if m['role'] != 'system' %}<{{ m['content'] }}>{% endif %}{% endfor %}"
+        )
+        turns = (Message(role="system", content="Be brief."), Message(role="user", content="Hello"))
+        (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "x", messages=turns)])
+        assert tokenizer.decode(ours.ids) == "<Be brief.\n\nHello>"
+    finally:
+        tokenizer.chat_template = original
+
+
+def test_a_template_that_moves_the_system_turn_behind_earlier_turns(tokenizer):
+    original = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = (  # as Mistral's: the system text leads the last user turn
+            "{% set system = messages[0]['content'] %}{% for m in messages[1:] %}"
+            "{% if loop.last %}[{{ system }}]{% endif %}<{{ m['content'] | trim }}>{% endfor %}"
+        )
+        turns = (Message(role="system", content="Be brief."), *chat("First", "Yes", "Second"))
+        (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "x", messages=turns)])
+        assert tokenizer.decode(ours.ids) == "<First><Yes>[Be brief.]<Second>"
+        assert tokenizer.decode(ours.ids[ours.user]) == "FirstSecond"
+    finally:
+        tokenizer.chat_template = original
+
+
+def test_a_template_that_lets_models_think_is_asked_not_to(tokenizer):
+    original = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = (  # as Qwen3's: an empty block of thoughts opens a plain answer
+            "{% set empty = '<think>\n\n</think>\n\n' %}{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+            "{% if m['role'] == 'assistant' %}{{ empty }}{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n"
+            "{% if enable_thinking is defined and enable_thinking is false %}{{ empty }}{% endif %}{% endif %}"
+        )
+        text, rest = Renderer(tokenizer, 500).complete(Prompt("a", "Capital?"), "Paris")
+        assert text.endswith("</think>\n\n") and rest == "Paris<|im_end|>\n"
+    finally:
+        tokenizer.chat_template = original

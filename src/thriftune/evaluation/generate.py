@@ -58,6 +58,8 @@ def generate(
         EvaluationError: not even a single prompt fits into memory.
         ModelError: the model yields numbers that are not finite.
     """
+    if getattr(lm.model.config.get_text_config(), "num_attention_heads", None) is None:
+        raise ModelError(f"{lm.spec} has no attention, and thriftune cannot let it answer: add --no-generate")
     replies: list[Reply] = [Reply()] * len(prompts)
     run = partial(_answer, lm, max_new_tokens=max_new_tokens)
     with progress("answering", len(prompts)) as advance:

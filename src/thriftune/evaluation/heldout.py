@@ -173,7 +173,7 @@ def _likelihoods(lm: LanguageModel, examples: Sequence[Example], config: Evaluat
     def run(batch: Sequence[Example]) -> list[float]:
         with torch.inference_mode():
             total, tokens = response_nll(lm.model, list(batch))
-            return (total.double() / tokens).tolist()
+            return (total.cpu().double() / tokens.cpu()).tolist()  # Apple's GPUs have no double precision
 
     found = np.full(len(examples), np.nan)
     lengths = [len(e.ids) for e in examples]

@@ -112,8 +112,8 @@ class Kept:
             beside.unlink(missing_ok=True)  # of an interrupted run that let the model answer
         write_table(self._place(part), rows, self._stamp(part))
 
-    def publish(self, record: Mapping[str, Any]) -> None:
-        """Put all finished parts into the evaluation's file, and remove the directory."""
+    def publish(self, record: Mapping[str, Any], wanted: Sequence[Part]) -> None:
+        """Put the finished parts of ``wanted`` into the evaluation's file; others wait for the rest of their suite."""
         import pyarrow as pa
 
         tables, parts = [], []
@@ -122,7 +122,10 @@ class Kept:
             parts = list(self.published.values())
         for place in sorted(self.directory.glob("[!.]*--*.parquet")):
             stamp = read_record(place)
-            if stamp.pop("identity") != self.identity or stamp["task"] in self.published:
+            if stamp.pop("identity") != self.identity:
+                place.unlink()
+                continue
+            if stamp["task"] in self.published or stamp["task"] not in {part.task for part in wanted}:
                 continue
             rows = read_table(place)
             suite = pa.array([stamp["suite"]] * rows.num_rows, pa.string())
@@ -135,7 +138,8 @@ class Kept:
         elif not any(p["task"] == HELDOUT and p["settings"]["generate"] for p in parts):
             self.answers.unlink(missing_ok=True)
         write_table(self.file, merged, {**record, **self.identity, "parts": parts})
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self.published = {p["task"]: p for p in parts}
+        self.tidy()
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -87,7 +87,7 @@ def evaluate(study: Study, config: EvaluateConfig, *, replace: bool = False, say
             rows, answers = heldout(lm, questions.prompts, questions.responses, config, say=say)
             kept.add(part, rows, answers if config.generate else None)
         _benchmarks(lm, [p for p in missing if p.suite != HELDOUT], config, kept, say)
-        kept.publish(_record(subject, lm, config))
+        kept.publish(_record(subject, lm, config), parts)
     return file
 
 

@@ -92,7 +92,13 @@ def probe(model: Any, examples: Sequence[Example], plan: Course, computing: Comp
             key=lambda parts: sum(map(padded, parts)),
         )
         typical = batches[len(batches) // 2][0]
-        seconds, _ = _measure(model, typical, computing)
+        if recompute:  # as the training will: without it the batch may not fit
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        try:
+            seconds, _ = _measure(model, typical, computing)
+        finally:
+            if recompute:
+                model.gradient_checkpointing_disable()
     model.zero_grad(set_to_none=True)
     largest = max(padded(part) for parts in batches for part in parts)
     return Fit(
@@ -100,7 +106,7 @@ def probe(model: Any, examples: Sequence[Example], plan: Course, computing: Comp
         recompute,
         int(constant + slope * _TEMPORARY * largest + projection_bytes(device)),
         weights + optimiser + (_LIBRARIES_BYTES if device == "cpu" else 0),
-        seconds * (4 / 3 if recompute else 1) / padded(typical),
+        seconds / padded(typical),
         None if free is None else free - optimiser,
     )
 

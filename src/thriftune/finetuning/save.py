@@ -93,9 +93,9 @@ def merge(base: LanguageModel, adapter: Path, directory: Path, examples: int) ->
     import peft
     import torch
 
-    # Added up in float32 and rounded once.
+    # Added up in float32 and rounded once; in main memory, since a GPU that trained it may not hold it in float32.
     with quiet():
-        whole = peft.PeftModel.from_pretrained(base.model.float(), str(adapter)).merge_and_unload()
+        whole = peft.PeftModel.from_pretrained(base.model.to("cpu").float(), str(adapter)).merge_and_unload()
     save_model(replace(base, model=whole.to(getattr(torch, base.dtype))), directory, examples)
 
 

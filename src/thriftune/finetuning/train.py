@@ -88,11 +88,17 @@ def train(
         raise FinetuneError(f"training runs on the first visible GPU: set CUDA_VISIBLE_DEVICES={number}, --device cuda")
     if language_model.dtype == "float16":
         raise FinetuneError("float16 gradients underflow: use --dtype bfloat16, or float32 on hardware without it")
+    if getattr(language_model.model, "is_quantized", False) and (config.method == "full" or config.merge):
+        raise FinetuneError(
+            f"the weights of {language_model.spec} are stored in few bits, and can neither all be trained nor take in "
+            "an adapter: use LoRA without --merge, or the model in 16 bits"
+        )
     settings = resolved(config, len(examples), int(language_model.model.config.get_text_config().hidden_size))
     plan = course(examples, settings)
+    restore: Callable[[], None] = lambda: None  # noqa: E731
     with quiet():
-        model, restore = prepare(language_model, settings)
         try:
+            model, restore = prepare(language_model, settings)
             return _train(language_model, model, restore, examples, plan, settings, directory, say, probe)
         except BaseException as error:
             restore()
