@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -262,13 +264,9 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-def test_benchmarks_are_kept_task_by_task(study: Study, benchmark: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = _settings(tasks="heldout,sums")
-    whole = evaluate(study, settings.model_copy(update={"name": "whole"}), say=_silent)
-    assert benchmark == ["sums_a", "sums_b", "sums_c"]
-    benchmark.clear()
-
-    # Killed within the second benchmark task ...
+@contextlib.contextmanager
+def killed_in_sums_b(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The second of the three tasks ends what the block does, as Ctrl-C would."""
     module: Any = sys.modules["thriftune.evaluation.harness"]
     answer = module.harness
 
@@ -277,13 +275,24 @@ def test_benchmarks_are_kept_task_by_task(study: Study, benchmark: list[str], mo
             raise KeyboardInterrupt
         return answer(lm, tasks, config, **options)
 
-    monkeypatch.setattr(module, "harness", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "harness", dies)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def test_benchmarks_are_kept_task_by_task(study: Study, benchmark: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = _settings(tasks="heldout,sums")
+    whole = evaluate(study, settings.model_copy(update={"name": "whole"}), say=_silent)
+    assert benchmark == ["sums_a", "sums_b", "sums_c"]
+    benchmark.clear()
+
+    # Killed within the second benchmark task ...
+    with killed_in_sums_b(monkeypatch):
         evaluate(study, settings, say=_silent)
     assert benchmark == ["sums_a"]
     assert study.evaluations() == ["whole"]
     # ... the same command goes on there.
-    monkeypatch.setattr(module, "harness", answer)
     monkeypatch.setattr(run, "heldout", lambda *_, **__: pytest.fail("done again"))
     said: list[str] = []
     file = evaluate(study, settings, say=said.append)
@@ -298,18 +307,8 @@ def test_benchmarks_are_kept_task_by_task(study: Study, benchmark: list[str], mo
 def test_a_part_of_a_suite_waits_for_the_rest(
     study: Study, benchmark: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module: Any = sys.modules["thriftune.evaluation.harness"]
-    answer = module.harness
-
-    def dies(lm: Any, tasks: list[str], config: EvaluateConfig, **options: Any) -> pa.Table:
-        if tasks == ["sums_b"]:
-            raise KeyboardInterrupt
-        return answer(lm, tasks, config, **options)
-
-    monkeypatch.setattr(module, "harness", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_in_sums_b(monkeypatch):
         evaluate(study, _settings(tasks="sums"), say=_silent)
-    monkeypatch.setattr(module, "harness", answer)
     file = evaluate(study, _settings(tasks="heldout"), say=_silent)
     assert set(read_table(file)["suite"].to_pylist()) == {"heldout"}
     evaluate(study, _settings(tasks="sums"), say=_silent)

@@ -59,29 +59,23 @@ def test_only_user_turns_are_user_text(tokenizer):
     assert tokenizer.decode(ours.ids[ours.user]) == "First questionSecond question"
 
 
-def test_templates_that_strip_or_rewrite(tokenizer):
-    original = tokenizer.chat_template
-    try:
-        tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m['content'] | trim }}<|im_end|>{% endfor %}"
-        (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "  padded text \n")])
-        assert tokenizer.decode(ours.ids[ours.user]) == "padded text"
-        rewriting = "{% for m in messages %}[{{ m['content'] | replace('b', 'c') }}]{{ m['content'] }}{% endfor %}"
-        tokenizer.chat_template = rewriting
-        (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "abba")])
-        assert tokenizer.decode(ours.ids) == "[acca]abba"
-        assert tokenizer.decode(ours.ids[ours.user]) == "abba"
-    finally:
-        tokenizer.chat_template = original
+def test_templates_that_strip_or_rewrite(tokenizer, monkeypatch):
+    monkeypatch.setattr(
+        tokenizer, "chat_template", "{% for m in messages %}<|im_start|>{{ m['content'] | trim }}<|im_end|>{% endfor %}"
+    )
+    (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "  padded text \n")])
+    assert tokenizer.decode(ours.ids[ours.user]) == "padded text"
+    rewriting = "{% for m in messages %}[{{ m['content'] | replace('b', 'c') }}]{{ m['content'] }}{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", rewriting)
+    (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "abba")])
+    assert tokenizer.decode(ours.ids) == "[acca]abba"
+    assert tokenizer.decode(ours.ids[ours.user]) == "abba"
 
 
-def test_a_template_that_refuses_names_the_prompt(tokenizer):
-    original = tokenizer.chat_template
-    try:
-        tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-        with pytest.raises(ModelError, match="refuses prompt 'p7'.*alternate"):
-            Renderer(tokenizer, 500).render([Prompt("p7", "hello")])
-    finally:
-        tokenizer.chat_template = original
+def test_a_template_that_refuses_names_the_prompt(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(ModelError, match="refuses prompt 'p7'.*alternate"):
+        Renderer(tokenizer, 500).render([Prompt("p7", "hello")])
 
 
 def test_without_a_template_text_stands_alone(plain_tokenizer):
@@ -126,83 +120,75 @@ def test_order_is_kept_beyond_one_block(tokenizer):
     assert all(isinstance(r.ids, np.ndarray) for r in rendered)
 
 
-def test_a_first_word_that_shares_a_token_with_the_templates_space_is_the_users(tokenizer):
-    original = tokenizer.chat_template
-    try:
-        tokenizer.chat_template = "{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
-        (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "the sum")])
-        assert tokenizer.decode(ours.ids[ours.user]).strip() == "the sum"
-    finally:
-        tokenizer.chat_template = original
+def test_a_first_word_that_shares_a_token_with_the_templates_space_is_the_users(tokenizer, monkeypatch):
+    monkeypatch.setattr(
+        tokenizer, "chat_template", "{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
+    )
+    (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "the sum")])
+    assert tokenizer.decode(ours.ids[ours.user]).strip() == "the sum"
 
 
-def test_a_template_that_prints_the_time(tokenizer):
-    original = tokenizer.chat_template
-    try:
-        text = "{% for m in messages %}Date: DAY|{{ m['content'] }}|{% endfor %}"
-        renderer = Renderer(tokenizer, 500)
-        for day in ("1 May", "2 May"):
-            tokenizer.chat_template = text.replace("DAY", day)
-            (ours,) = renderer.render([Prompt("a", "Date")])
-            assert ours.user.nonzero()[0].min() > 3, "the word in the template was taken for the user's"
-            assert tokenizer.decode(ours.ids[ours.user]) == "Date"
-    finally:
-        tokenizer.chat_template = original
+def test_a_template_that_prints_the_time(tokenizer, monkeypatch):
+    text = "{% for m in messages %}Date: DAY|{{ m['content'] }}|{% endfor %}"
+    renderer = Renderer(tokenizer, 500)
+    for day in ("1 May", "2 May"):
+        monkeypatch.setattr(tokenizer, "chat_template", text.replace("DAY", day))
+        (ours,) = renderer.render([Prompt("a", "Date")])
+        assert ours.user.nonzero()[0].min() > 3, "the word in the template was taken for the user's"
+        assert tokenizer.decode(ours.ids[ours.user]) == "Date"
 
 
-def test_a_template_without_system_turns_gets_it_in_the_users_turn(tokenizer):
-    original = tokenizer.chat_template
-    try:
-        tokenizer.chat_template = (
+def test_a_template_without_system_turns_gets_it_in_the_users_turn(tokenizer, monkeypatch):
+    monkeypatch.setattr(
+        tokenizer,
+        "chat_template",
+        (
             "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
             "<{{ m['content'] }}>{% endfor %}"
-        )
-        turns = (Message(role="system", content="Be brief."), Message(role="user", content="Hello"))
-        (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "x", messages=turns)])
-        assert tokenizer.decode(ours.ids) == "<Be brief.\n\nHello>"
-        assert tokenizer.decode(ours.ids[ours.user]) == "Hello"
-    finally:
-        tokenizer.chat_template = original
+        ),
+    )
+    turns = (Message(role="system", content="Be brief."), Message(role="user", content="Hello"))
+    (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "x", messages=turns)])
+    assert tokenizer.decode(ours.ids) == "<Be brief.\n\nHello>"
+    assert tokenizer.decode(ours.ids[ours.user]) == "Hello"
 
 
-def test_a_template_that_drops_the_system_turn_gets_it_in_the_users_turn(tokenizer):
-    original = tokenizer.chat_template
-    try:
-        tokenizer.chat_template = (
-            "{% for m in messages %}{% if m['role'] != 'system' %}<{{ m['content'] }}>{% endif %}{% endfor %}"
-        )
-        turns = (Message(role="system", content="Be brief."), Message(role="user", content="Hello"))
-        (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "x", messages=turns)])
-        assert tokenizer.decode(ours.ids) == "<Be brief.\n\nHello>"
-    finally:
-        tokenizer.chat_template = original
+def test_a_template_that_drops_the_system_turn_gets_it_in_the_users_turn(tokenizer, monkeypatch):
+    monkeypatch.setattr(
+        tokenizer,
+        "chat_template",
+        ("{% for m in messages %}{% if m['role'] != 'system' %}<{{ m['content'] }}>{% endif %}{% endfor %}"),
+    )
+    turns = (Message(role="system", content="Be brief."), Message(role="user", content="Hello"))
+    (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "x", messages=turns)])
+    assert tokenizer.decode(ours.ids) == "<Be brief.\n\nHello>"
 
 
-def test_a_template_that_moves_the_system_turn_behind_earlier_turns(tokenizer):
-    original = tokenizer.chat_template
-    try:
-        tokenizer.chat_template = (  # as Mistral's: the system text leads the last user turn
+def test_a_template_that_moves_the_system_turn_behind_earlier_turns(tokenizer, monkeypatch):
+    monkeypatch.setattr(
+        tokenizer,
+        "chat_template",
+        (  # as Mistral's: the system text leads the last user turn
             "{% set system = messages[0]['content'] %}{% for m in messages[1:] %}"
             "{% if loop.last %}[{{ system }}]{% endif %}<{{ m['content'] | trim }}>{% endfor %}"
-        )
-        turns = (Message(role="system", content="Be brief."), *chat("First", "Yes", "Second"))
-        (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "x", messages=turns)])
-        assert tokenizer.decode(ours.ids) == "<First><Yes>[Be brief.]<Second>"
-        assert tokenizer.decode(ours.ids[ours.user]) == "FirstSecond"
-    finally:
-        tokenizer.chat_template = original
+        ),
+    )
+    turns = (Message(role="system", content="Be brief."), *chat("First", "Yes", "Second"))
+    (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "x", messages=turns)])
+    assert tokenizer.decode(ours.ids) == "<First><Yes>[Be brief.]<Second>"
+    assert tokenizer.decode(ours.ids[ours.user]) == "FirstSecond"
 
 
-def test_a_template_that_lets_models_think_is_asked_not_to(tokenizer):
-    original = tokenizer.chat_template
-    try:
-        tokenizer.chat_template = (  # as Qwen3's: an empty block of thoughts opens a plain answer
+def test_a_template_that_lets_models_think_is_asked_not_to(tokenizer, monkeypatch):
+    monkeypatch.setattr(
+        tokenizer,
+        "chat_template",
+        (  # as Qwen3's: an empty block of thoughts opens a plain answer
             "{% set empty = '<think>\n\n</think>\n\n' %}{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
             "{% if m['role'] == 'assistant' %}{{ empty }}{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>assistant\n"
             "{% if enable_thinking is defined and enable_thinking is false %}{{ empty }}{% endif %}{% endif %}"
-        )
-        text, rest = Renderer(tokenizer, 500).complete(Prompt("a", "Capital?"), "Paris")
-        assert text.endswith("</think>\n\n") and rest == "Paris<|im_end|>\n"
-    finally:
-        tokenizer.chat_template = original
+        ),
+    )
+    text, rest = Renderer(tokenizer, 500).complete(Prompt("a", "Capital?"), "Paris")
+    assert text.endswith("</think>\n\n") and rest == "Paris<|im_end|>\n"
