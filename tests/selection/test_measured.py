@@ -39,7 +39,7 @@ def test_what_takes_too_long_says_how_it_grew(record: dict[str, Any]) -> None:
     record["strategies"]["k_center"] = [row(10_000, 10), row(30_000, 270)]
     assert measured.measured("k_center") == (
         "10,000 prompts 10 s, 0.2 GiB; 30,000 prompts 270 s, 0.2 GiB; not at 100,000: time grew as the number of "
-        "prompts to the 3.0, more than 10 minutes are expected"
+        "prompts to the power of 3.0, more than 10 minutes are expected"
     )
     record["strategies"]["k_center"] = [row(10_000, 10), row(30_000, 20)]
     assert measured.measured("k_center") == "10,000 prompts 10 s, 0.2 GiB; 30,000 prompts 20 s, 0.2 GiB"
