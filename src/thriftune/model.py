@@ -73,8 +73,8 @@ def _turn_end(tokenizer: Any) -> int | None:
         ids = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"]
     except Exception:  # a template can fail in every way that code can; rendering a prompt tells
         return None
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return int(ids[0]) if ids and ids[0] in special else None
+    first = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
+    return int(ids[0]) if first is not None and first.special else None
 
 
 def locate(spec: str) -> str:

@@ -147,9 +147,8 @@ def store(
     edited = [a.id for a in answers if _edited(a.prompt, *prompts[a.id][:2])]
     # An answer that is nobody's own takes the place of what stands for the prompt, be it what a review decided on.
     over = [a.id for a in differing if a.annotator is None] if replace else []
-    _store(
-        study, accepted, annotator, source, replace=replace, over=over
-    )  # last: what fails before it has changed nothing
+    # Last: what fails before it has changed nothing.
+    _store(study, accepted, annotator, source, replace=replace, over=over)
     return Imported(
         new=len(new),
         replaced=len(differing) if replace else 0,

@@ -164,7 +164,7 @@ def _plan(study: Study, config: BenchConfig, strategy: str, names: Mapping[str, 
 def _check_same(stored: Mapping[str, Any], config: BenchConfig, strategy: str, file: Path) -> None:
     before, now = stored["config"], config.model_dump(mode="json")
     free = ("strategies", "jobs", "ray", "name", "keep_adapters")
-    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in free and before.get(k) != v]
+    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in free and before.get(k, v) != v]
     if stored.get("strategy") != strategy:
         changed.append(f"the strategy was {stored.get('strategy')}, now {strategy}")
     if changed:

@@ -168,9 +168,8 @@ def _answer(prompt: Rendered, output: Any, engine: Engine) -> Served:
     for row, values in enumerate(steps):
         top[row, : len(values)] = values
     # A stop string ends an answer without an end token; we give none.
-    known = engine.tokenizer.added_tokens_decoder
-    special = tokens[-1] in engine.tokenizer.all_special_ids or (tokens[-1] in known and known[tokens[-1]].special)
-    end_scored = best.finish_reason == "stop" and special
+    last = engine.tokenizer.added_tokens_decoder.get(tokens[-1])
+    end_scored = best.finish_reason == "stop" and last is not None and last.special
     response, ends = draft(tokens[:-1] if end_scored else tokens, engine.tokenizer)
     return Served(
         response=response,
