@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,27 +79,33 @@ def keep(table: pa.Table, name: str) -> None:
     pq.write_table(table, HERE / f"{name}.parquet", compression="zstd", compression_level=19)
 
 
+def picks(source: Path) -> Iterator[tuple[str, int, list[str]]]:
+    """Arm, budget and ids of every seed's picks."""
+    for file in sorted((source / "picks").glob("*.parquet")):
+        for budget, rows in pq.read_table(file).to_pandas().groupby("budget"):
+            yield file.stem.rsplit("-seed", 1)[0], int(budget), rows.id.tolist()
+
+
 def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]:
     """What an arm's picks are like at each budget, means over seeds."""
     pool = study.pool(["id", "task", "n_chars"]).to_pandas().set_index("id")
     pool["template"] = pool.index.str.replace(r"-\d+$", "", regex=True)
     pool["answer"] = pool.index.map(study.responses("reference"))
     found = []
-    for file in sorted((source / "picks").glob("*.parquet")):
-        for budget, picks in pq.read_table(file).to_pandas().groupby("budget"):
-            rows = pool.loc[picks.id]
-            share = rows.task.value_counts(normalize=True)
-            found.append(
-                {
-                    "arm": file.stem.rsplit("-seed", 1)[0],
-                    "budget": budget,
-                    "tasks, effective": float(np.exp(-(share * np.log(share)).sum())),
-                    "templates": rows.template.nunique(),
-                    "prompt characters": rows.n_chars.mean(),
-                    "answer characters": rows.answer.str.len().mean(),
-                    "different answers": rows.answer.nunique() / len(rows),
-                }
-            )
+    for arm, budget, ids in picks(source):
+        rows = pool.loc[ids]
+        share = rows.task.value_counts(normalize=True)
+        found.append(
+            {
+                "arm": arm,
+                "budget": budget,
+                "tasks, effective": float(np.exp(-(share * np.log(share)).sum())),
+                "templates": rows.template.nunique(),
+                "prompt characters": rows.n_chars.mean(),
+                "answer characters": rows.answer.str.len().mean(),
+                "different answers": rows.answer.nunique() / len(rows),
+            }
+        )
     means = pd.DataFrame(found).groupby(["arm", "budget"]).mean().round(3)
     return {arm: means.loc[arm].T.to_dict() for arm in means.index.unique("arm")}
 
@@ -107,9 +113,8 @@ def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]
 def overlap(source: Path) -> dict[str, dict[str, float]]:
     """Share of an arm's picks at each budget that two seeds have in common, mean over pairs of seeds."""
     sets: dict[str, dict[int, list[set[str]]]] = {}
-    for file in sorted((source / "picks").glob("*.parquet")):
-        for budget, picks in pq.read_table(file).to_pandas().groupby("budget"):
-            sets.setdefault(file.stem.rsplit("-seed", 1)[0], {}).setdefault(budget, []).append(set(picks.id))
+    for arm, budget, ids in picks(source):
+        sets.setdefault(arm, {}).setdefault(budget, []).append(set(ids))
     return {
         arm: {
             str(budget): round(float(np.mean([len(a & b) / budget for a, b in itertools.combinations(seeds, 2)])), 3)

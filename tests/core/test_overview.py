@@ -11,13 +11,12 @@ import click
 import pyarrow as pa
 import pytest
 import typer.main
+from reserved import flag, keep_reserve
 
 from thriftune.annotation.export import rows
-from thriftune.annotations import put
 from thriftune.artifacts import provenance, write_json, write_table
 from thriftune.config import ScoreConfig
 from thriftune.overview import overview
-from thriftune.reserve import digest, reserve_file
 from thriftune.study import Study
 from thriftune.types import Annotation
 
@@ -32,17 +31,6 @@ def parsed(command: str) -> tuple[str, dict[str, Any]]:
     assert isinstance(group, click.Group) or hasattr(group, "commands")
     context = group.commands[verb].make_context(verb, arguments)  # type: ignore[attr-defined]
     return verb, {key: value for key, value in context.params.items() if value is not None}
-
-
-def flag(study: Study, prompt_id: str) -> None:
-    with study.annotations.connect() as connection:
-        skip = Annotation(prompt_id, "", source="human", status="skipped")
-        put(connection, skip, "2026-01-01T00:00:00+00:00", replace=False, flag="unanswerable")
-
-
-def keep_reserve(study: Study, name: str, ids: list[str]) -> None:
-    record = provenance(selection=digest(study.selection(name)[0]))
-    write_table(reserve_file(study, name), pa.table({"rank": range(1, len(ids) + 1), "id": ids}), record)
 
 
 def answer(study: Study, ids: list[str]) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from reserved import flag, keep_reserve
 
 from thriftune.annotation.export import rows
-from thriftune.annotations import put
 from thriftune.artifacts import provenance, write_table
 from thriftune.config import FinetuneConfig
 from thriftune.finetuning.run import _answers
-from thriftune.reserve import digest, reserve_file, stored, with_replacements
+from thriftune.reserve import stored, with_replacements
 from thriftune.study import Study
 from thriftune.types import Annotation
 
@@ -22,15 +22,8 @@ def spare(small_study: Study) -> list[str]:
     """Two prompts that the selection "first" does not have, as its reserve."""
     first = small_study.selection("first")[0]
     ids = [i for i in small_study.pool(["id"])["id"].to_pylist() if i not in first][:2]
-    record = provenance(selection=digest(first))
-    write_table(reserve_file(small_study, "first"), pa.table({"rank": [1, 2], "id": ids}), record)
+    keep_reserve(small_study, "first", ids)
     return ids
-
-
-def flag(study: Study, prompt_id: str) -> None:
-    with study.annotations.connect() as connection:
-        skip = Annotation(prompt_id, "", source="human", status="skipped")
-        put(connection, skip, "2026-01-01T00:00:00+00:00", replace=False, flag="unanswerable")
 
 
 def test_as_many_as_were_flagged_and_not_answered(small_study: Study, spare: list[str]) -> None:

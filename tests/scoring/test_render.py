@@ -138,30 +138,21 @@ def test_a_template_that_prints_the_time(tokenizer, monkeypatch):
         assert tokenizer.decode(ours.ids[ours.user]) == "Date"
 
 
-def test_a_template_without_system_turns_gets_it_in_the_users_turn(tokenizer, monkeypatch):
-    monkeypatch.setattr(
-        tokenizer,
-        "chat_template",
-        (
-            "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-            "<{{ m['content'] }}>{% endfor %}"
-        ),
-    )
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<{{ m['content'] }}>{% endfor %}",
+        "{% for m in messages %}{% if m['role'] != 'system' %}<{{ m['content'] }}>{% endif %}{% endfor %}",
+    ],
+    ids=["refused", "dropped"],
+)
+def test_a_template_without_system_turns_gets_it_in_the_users_turn(tokenizer, monkeypatch, template):
+    monkeypatch.setattr(tokenizer, "chat_template", template)
     turns = (Message(role="system", content="Be brief."), Message(role="user", content="Hello"))
     (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "x", messages=turns)])
     assert tokenizer.decode(ours.ids) == "<Be brief.\n\nHello>"
     assert tokenizer.decode(ours.ids[ours.user]) == "Hello"
-
-
-def test_a_template_that_drops_the_system_turn_gets_it_in_the_users_turn(tokenizer, monkeypatch):
-    monkeypatch.setattr(
-        tokenizer,
-        "chat_template",
-        ("{% for m in messages %}{% if m['role'] != 'system' %}<{{ m['content'] }}>{% endif %}{% endfor %}"),
-    )
-    turns = (Message(role="system", content="Be brief."), Message(role="user", content="Hello"))
-    (ours,) = Renderer(tokenizer, 500).render([Prompt("a", "x", messages=turns)])
-    assert tokenizer.decode(ours.ids) == "<Be brief.\n\nHello>"
 
 
 def test_a_template_that_moves_the_system_turn_behind_earlier_turns(tokenizer, monkeypatch):
