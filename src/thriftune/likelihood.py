@@ -14,7 +14,7 @@ import torch
 from thriftune.attention import packed
 from thriftune.errors import ModelError
 from thriftune.examples import Example
-from thriftune.packing import pack, packable, places
+from thriftune.packing import common, pack, packable, places
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +53,20 @@ def response_nll(model: Any, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
     nll = _nll_at(model, base, {"input_ids": ids, "use_cache": False}, rows, columns, targets)
     total = torch.zeros(len(batch), dtype=torch.float32, device=nll.device)
     return total.index_add(0, rows, nll), torch.bincount(rows, minlength=len(batch))
+
+
+def computed(model: Any, batch: Sequence[Example]) -> int:
+    """Tokens that go through the model in `response_nll`, padding included.
+
+    Args:
+        model: as there.
+        batch: b examples.
+    """
+    rows = [e.ids for e in batch]
+    longest = max(map(len, rows))
+    if packable(_base(model), longest):
+        return sum(map(len, rows)) - (len(rows) - 1) * common(rows)
+    return len(rows) * longest
 
 
 def _nll_at(model: Any, base: Any, inputs: dict[str, Any], rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -123,8 +124,8 @@ def test_less_memory_gives_the_same_steps(
     plain = train(lm, questions, FAST, say=silent)
     plain.detach()
     fitted = {
-        "pieces": probing.Fit(150, False, 0, 0, 0.0, None),
-        "recompute": probing.Fit(50, True, 0, 0, 0.0, None),
+        "pieces": probing.Fit(150, False, 0, 0, 0.0, [], None),
+        "recompute": probing.Fit(50, True, 0, 0, 0.0, [], None),
     }
     monkeypatch.setattr(probing, "probe", lambda *_: fitted[scarce])
     said: list[str] = []
@@ -298,12 +299,16 @@ def test_plans_are_balanced_and_complete(questions: list[Example]) -> None:
 def test_pieces_hold_a_batch_in_order_and_bounded(questions: list[Example]) -> None:
     batch = sorted(questions, key=lambda e: -len(e.ids))
     longest = len(batch[0].ids)
+
+    def padded(part: Sequence[Example]) -> int:
+        return len(part) * max(len(e.ids) for e in part)
+
     for most in (1, longest, 3 * longest, 10_000):
-        parts = pieces(batch, most)
+        parts = pieces(batch, most, padded)
         assert [e.id for part in parts for e in part] == [e.id for e in batch]
-        assert all(len(p) * max(len(e.ids) for e in p) <= most or len(p) == 1 for p in parts)
-    assert len(pieces(batch, 1)) == 24 and len(pieces(batch, 10_000)) == 1
-    assert len(pieces(batch, 3 * longest)[0]) == 3
+        assert all(padded(p) <= most or len(p) == 1 for p in parts)
+    assert len(pieces(batch, 1, padded)) == 24 and len(pieces(batch, 10_000, padded)) == 1
+    assert len(pieces(batch, 3 * longest, padded)[0]) == 3
 
 
 def test_a_step_that_does_not_fit_is_done_in_smaller_pieces(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,25 +55,27 @@ class Course:
     epochs: float
 
 
-def pieces(batch: Sequence[Example], most: int) -> list[Sequence[Example]]:
-    """A batch in runs that hold at most ``most`` tokens each, padding included; a longer example stands alone.
+def pieces(
+    batch: Sequence[Example], most: int, computed: Callable[[Sequence[Example]], int]
+) -> list[Sequence[Example]]:
+    """A batch in runs of which at most ``most`` tokens are computed each; a longer example stands alone.
 
     Gradients add up over the pieces, so that memory depends on ``most`` and not on the batch.
 
     Args:
         batch: examples, by falling length.
         most: tokens a piece.
+        computed: tokens that are computed for such a run, padding included.
 
     Returns:
         The pieces, in order.
     """
     found: list[Sequence[Example]] = []
-    start = longest = 0
-    for i, e in enumerate(batch):
-        longest = max(longest, len(e.ids))
-        if i > start and (i + 1 - start) * longest > most:
+    start = 0
+    for i in range(1, len(batch)):
+        if computed(batch[start : i + 1]) > most:
             found.append(batch[start:i])
-            start, longest = i, len(e.ids)
+            start = i
     return [*found, batch[start:]]
 
 

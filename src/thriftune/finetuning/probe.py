@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ import torch
 from thriftune.config import FinetuneConfig
 from thriftune.examples import Example
 from thriftune.finetuning.defaults import Course, pieces
-from thriftune.likelihood import projection_bytes, response_nll
+from thriftune.likelihood import computed, projection_bytes, response_nll
 from thriftune.model import LanguageModel
 
 _MOST_TOKENS = {"cpu": 1024, "cuda": 16384}
@@ -33,11 +34,12 @@ class Fit:
     """How a training fits this machine.
 
     Args:
-        most: padded tokens that go through the model at once.
+        most: tokens that go through the model at once, padding included.
         recompute: activations are recomputed in the backward pass instead of kept.
         step_bytes: memory of the largest step above weights, gradients and optimiser.
         fixed_bytes: weights, gradients, optimiser and libraries.
-        token_seconds: seconds a padded token.
+        token_seconds: seconds a token that is computed.
+        steps: tokens that are computed in each step.
         free_bytes: memory free before the training, or None where unknown.
     """
 
@@ -46,6 +48,7 @@ class Fit:
     step_bytes: int
     fixed_bytes: int
     token_seconds: float
+    steps: list[int]
     free_bytes: int | None
 
     @property
@@ -87,26 +90,26 @@ def probe(model: Any, examples: Sequence[Example], plan: Course, computing: Comp
             # What stays is each layer's input, and everything of one layer at a time.
             slope = 4 * width * layers + slope / layers
         most = int(max(min(room / (slope * _TEMPORARY), most_tokens(device)), longest))
-        batches = sorted(
-            (pieces([examples[i] for i in batch], most) for batch in plan.batches),
-            key=lambda parts: sum(map(padded, parts)),
-        )
-        typical = batches[len(batches) // 2][0]
+        size = functools.partial(computed, model)
         if recompute:  # as the training will: without it the batch may not fit
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         try:
-            seconds, _ = _measure(model, typical, computing)
+            batches = [pieces([examples[i] for i in batch], most, size) for batch in plan.batches]
+            sizes = [[size(part) for part in parts] for parts in batches]
+            typical = sorted(range(len(batches)), key=lambda step: sum(sizes[step]))[len(batches) // 2]
+            seconds, _ = _measure(model, batches[typical][0], computing)
         finally:
             if recompute:
                 model.gradient_checkpointing_disable()
     model.zero_grad(set_to_none=True)
-    largest = max(padded(part) for parts in batches for part in parts)
+    largest = max(map(max, sizes))
     return Fit(
         most,
         recompute,
         int(constant + slope * _TEMPORARY * largest + projection_bytes(device)),
         weights + optimiser + (_LIBRARIES_BYTES if device == "cpu" else 0),
-        seconds / padded(typical),
+        seconds / sizes[typical][0],
+        [sum(step) for step in sizes],
         None if free is None else free - optimiser,
     )
 
@@ -128,15 +131,14 @@ def estimate(
         The line.
     """
     seen = [[examples[i] for i in batch] for batch in plan.batches[done:]]
-    work = sum(padded(part) for b in seen for part in pieces(b, fit.most))
     tokens = sum(len(e.ids) for b in seen for e in b)
     learned = sum(int(e.response.sum()) for b in seen for e in b)
     how = "; activations are recomputed to save memory" if fit.recompute else ""
     return (
         f"to do: {len(examples):,} examples, {plan.epochs:g} epochs, {len(plan.batches) - done:,} steps, "
         f"{tokens:,} tokens ({learned:,} of responses) at a learning rate of {config.learning_rate:g}; about "
-        f"{work * fit.token_seconds / 60:.1f} min and {(fit.fixed_bytes + fit.step_bytes) / 2**30:.1f} GiB "
-        f"with {lm.spec} on {lm.device} in {lm.dtype}{how}"
+        f"{sum(fit.steps[done:]) * fit.token_seconds / 60:.1f} min and "
+        f"{(fit.fixed_bytes + fit.step_bytes) / 2**30:.1f} GiB with {lm.spec} on {lm.device} in {lm.dtype}{how}"
     )
 
 
@@ -165,13 +167,8 @@ def _measure(model: Any, batch: Sequence[Example], computing: Computing) -> tupl
     return time.monotonic() - began, sum(kept.values())
 
 
-def padded(part: Sequence[Example]) -> int:
-    """Tokens that are computed for a piece, padding included."""
-    return len(part) * max(len(e.ids) for e in part)
-
-
 def most_tokens(device: str) -> int:
-    """Padded tokens worth computing at once: more only take memory."""
+    """Tokens worth computing at once, padding included: more only take memory."""
     return _MOST_TOKENS.get(device.partition(":")[0], _MOST_TOKENS["cuda"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
@@ -20,7 +21,7 @@ from thriftune.artifacts import sync_directory, sync_tree, writing
 from thriftune.errors import FinetuneError
 from thriftune.examples import Example
 from thriftune.finetuning.defaults import pieces
-from thriftune.likelihood import response_nll
+from thriftune.likelihood import computed, response_nll
 from thriftune.memory import exhausted, release
 
 _WHOLE = "complete"  # a checkpoint without this file was cut short
@@ -32,7 +33,7 @@ class ResponseTrainer(trl.SFTTrainer):
     Args:
         examples: n examples.
         batches: rows of ``examples`` of each step.
-        most: padded tokens that go through the model at once; halved where even they do not fit.
+        most: tokens that go through the model at once, padding included; halved where even they do not fit.
         computing: entered around the forward pass, for its precision.
         others: as for `trl.SFTTrainer`.
     """
@@ -79,8 +80,9 @@ class ResponseTrainer(trl.SFTTrainer):
         model.train()
         batch = inputs["examples"]
         tokens = sum(int(e.response.sum()) for e in batch)
+        computing = functools.partial(computed, model)
         while True:
-            parts = pieces(batch, self.most)
+            parts = pieces(batch, self.most, computing)
             try:
                 # A double, so that the sum does not depend on how many pieces there are.
                 total = 0.0
@@ -97,7 +99,7 @@ class ResponseTrainer(trl.SFTTrainer):
             # Outside the handler: the exception's traceback would keep the tensors alive.
             model.zero_grad(set_to_none=True)
             release(str(self.args.device))
-            self.most = max(len(p) * max(len(e.ids) for e in p) for p in parts) // 2
+            self.most = max(map(computing, parts)) // 2
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: the finished model gets its own."""
