@@ -156,7 +156,7 @@ def test_the_probe_splits_batches_where_memory_is_short(
     plan = course(questions, FAST)
     longest = max(len(e.ids) for e in questions)
     found = []
-    for free in (1 << 40, 120 << 20, 118 << 20, 90 << 20):
+    for free in (1 << 40, 118 << 20, 117 << 20, 90 << 20):
         monkeypatch.setattr(probing, "available", lambda _device, free=free: free)
         found.append(probing.probe(lm.model, questions, plan, warnings.catch_warnings, "cpu"))
     roomy, tight, tighter, none = found
