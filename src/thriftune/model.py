@@ -247,8 +247,22 @@ def load(
         model = (model if quantized else model.to(device)).eval()
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ModelError(f"{spec} cannot be put on {device} ({error}): choose another --device") from error
+    if device == "cpu" and model.get_output_embeddings() is not None:
+        model.get_output_embeddings().register_forward_pre_hook(_dense)
     commit = getattr(model.config, "_commit_hash", None)
     return LanguageModel(model, tokenizer, spec, commit or fingerprint(Path(place)), device, dtype)
+
+
+def _dense(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A copy of the hidden states that go through the vocabulary projection, with the strides of their own shape.
+
+    Models keep the last positions of every row as a slice. Where the projection is frozen, as around an adapter, torch
+    on a CPU multiplies such a slice row by row and copies the projection for each: 300 ms a row at 49,152 x 576 in
+    bfloat16, where all rows together take 20.
+    """
+    import torch
+
+    return inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:]
 
 
 def choose_device(device: str) -> str:

@@ -15,7 +15,7 @@ import transformers
 from thriftune import likelihood
 from thriftune.errors import ModelError
 from thriftune.examples import Example
-from thriftune.likelihood import response_nll
+from thriftune.likelihood import computed, response_nll
 
 _VOCABULARY = 300
 _COMMON = {
@@ -181,6 +181,30 @@ def test_what_all_begin_with_is_computed_once_and_nothing_is_padded(
     response_nll(model, batch)
     prefix = min(prefix, min(len(e.ids) for e in batch) - 2)  # each keeps a token of its own
     assert seen == [(1, sum(len(e.ids) - 1 - prefix for e in batch) + prefix)]
+
+
+@pytest.mark.parametrize("batch", [0, 8], indirect=True)
+@pytest.mark.parametrize("way", ["packed", "padded"])
+def test_the_tokens_counted_are_those_that_are_computed(batch: list[Example], way: str) -> None:
+    model = llama().eval()
+    if way == "padded":
+        model.set_attn_implementation("eager")
+    response_nll(model, batch)
+    seen: list[int] = []
+    model.model.layers[0].register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape[:2].numel()))
+    response_nll(model, batch)
+    # Of each sequence the last token is not read, and the longest one's is where padding ends.
+    assert 0 <= computed(model, batch) - seen[0] <= len(batch)
+
+
+def test_a_frozen_projection_is_not_copied(batch: list[Example]) -> None:
+    # torch copies it for each row of a slice whose strides are not those of its shape.
+    model = llama().eval().bfloat16().requires_grad_(False)
+    response_nll(model, batch)
+    with torch.inference_mode(), torch.profiler.profile(record_shapes=True) as profile:
+        response_nll(model, batch)
+    shapes = [shape for e in profile.events() if e.name == "aten::copy_" for shape in e.input_shapes]
+    assert not [shape for shape in shapes if sorted(shape)[-2:] == [32, _VOCABULARY]]
 
 
 @pytest.mark.parametrize("why", ["a window", "dropout", "eager", "recomputed"])

@@ -19,6 +19,22 @@ def test_loads_a_directory_in_the_dtype_asked_for(tiny_model):
     assert not lm.model.training
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_what_is_projected_has_the_strides_of_its_shape(tiny_model, rows):
+    # torch copies a frozen projection for every row of a slice: an adapter's base is frozen.
+    lm = model.load(str(tiny_model), dtype="bfloat16", device="cpu")
+    lm.model.requires_grad_(False)
+    ids = torch.arange(rows * 7).view(rows, 7) + 5
+    with torch.inference_mode(), torch.profiler.profile(record_shapes=True) as profile:
+        trimmed = lm.model(input_ids=ids, logits_to_keep=1).logits
+    vocabulary = lm.model.config.vocab_size
+    shapes = [shape for e in profile.events() if e.name == "aten::copy_" for shape in e.input_shapes]
+    assert not [shape for shape in shapes if vocabulary in shape]
+    with torch.inference_mode():
+        whole = lm.model(input_ids=ids).logits[:, -1:]
+    torch.testing.assert_close(trimmed, whole)
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
