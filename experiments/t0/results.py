@@ -2,6 +2,7 @@
 
 python experiments/t0/results.py collect STUDY NAME     # what a bench measured into docs/results/study/NAME.*
 python experiments/t0/results.py evaluations STUDY NAME # the same of evaluations named ARM-BUDGET-seedN[.ANYTHING]
+python experiments/t0/results.py restore BENCH.toml     # what was kept as finished cells: thriftune bench goes on there
 python experiments/t0/results.py                        # redraw docs/results/study/*.png and print the tables
 """
 
@@ -22,13 +23,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from thriftune.artifacts import read_record
+from thriftune.artifacts import provenance, read_record, write_table
+from thriftune.bench import picks as chosen
+from thriftune.bench import plan as plans
+from thriftune.bench.cells import cell_file, result_table
+from thriftune.bench.design import Pick, seeds_of
 from thriftune.bench.efficiency import analyse
+from thriftune.bench.recipe import read as recipe_of
+from thriftune.bench.recipe import settings
 from thriftune.evaluation.metrics import higher_is_better
 from thriftune.study import Study
 
 plt.switch_backend("agg")
 HERE = Path(__file__).resolve().parents[2] / "docs" / "results" / "study"
+KEPT = HERE / "kept"
 UNSEEN = ("cosmos_qa", "dbpedia_14", "glue_qqp", "paws_labeled_final", "quarel")
 GENERATIVE = ("common_gen", "gigaword", "wiki_bio")
 DECLARED = "nll"
@@ -44,10 +52,42 @@ def collect(study: Path, name: str) -> None:
     plan = json.loads((source / "plan.json").read_text(encoding="utf-8"))
     kept = {key: plan[key] for key in ("config", "versions", "model", "created", "extensions") if key in plan}
     kept["model"]["spec"] = Path(kept["model"]["spec"]).name  # not where it lay on one machine
+    KEPT.mkdir(exist_ok=True)
+    records = [read_record(file) | {"cell": file.stem} for file in sorted((source / "cells").glob("*.parquet"))]
+    pd.DataFrame(records).drop(columns="versions").to_parquet(KEPT / f"{name}-cells.parquet", compression="zstd")
+    rows = [(arm, seed, budget, i) for arm, seed, budget, ids in picks(source) for i in ids]
+    frame = pd.DataFrame(rows, columns=["arm", "seed", "budget", "id"]).astype({"arm": "category", "id": "category"})
+    frame.to_parquet(KEPT / f"{name}-picks.parquet", compression="zstd")
     kept["picked"] = picked(Study(study), source)
     kept["overlap"] = overlap(source)
     kept["seconds"] = seconds(study, source, plan["inputs"]["scores"])
     (HERE / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def restore(file: Path) -> None:
+    """Put what was kept of a bench into its study, made and scored anew, as picks and finished cells.
+
+    The picks are then those of the scoring that was, since bfloat16 does not score alike everywhere. `thriftune bench`
+    takes a finished cell for done only where prompts, items, settings and model are the same.
+    """
+    recipe = recipe_of(file)
+    config, study = settings(recipe, {}), Study(recipe.study)
+    plan, directory = plans.make(study, config), study.bench_directory(config.name)
+    arms = {arm.name: arm for arm in plan.arms}
+    kept = pd.read_parquet(KEPT / f"{config.name}-picks.parquet")
+    for (name, seed), rows in kept.groupby(["arm", "seed"], observed=True):
+        if name in arms and seed in seeds_of(config, name):
+            found = {int(b): Pick(ids.id.tolist(), 0.0, {}) for b, ids in rows.groupby("budget")}
+            chosen.write(directory, plan, arms[name], int(seed), found)
+    values = pq.read_table(HERE / f"{config.name}.parquet").to_pandas()
+    values = dict(iter(values.groupby(["strategy", "budget", "seed"], observed=True)))
+    records = pd.read_parquet(KEPT / f"{config.name}-cells.parquet").to_dict("records")
+    for cell in plan.cells:
+        record = next((r for r in records if r["cell"] == cell.id), None)
+        if record is not None:
+            rows = values[cell.strategy, cell.budget, cell.seed].to_dict("records")
+            plain = {key: value for key, value in record.items() if not pd.isna(value)}
+            write_table(cell_file(directory, cell), result_table(cell, rows), provenance(**plain))
 
 
 def evaluations(study: Study, name: str) -> None:
@@ -79,11 +119,12 @@ def keep(table: pa.Table, name: str) -> None:
     pq.write_table(table, HERE / f"{name}.parquet", compression="zstd", compression_level=19)
 
 
-def picks(source: Path) -> Iterator[tuple[str, int, list[str]]]:
-    """Arm, budget and ids of every seed's picks."""
+def picks(source: Path) -> Iterator[tuple[str, int, int, list[str]]]:
+    """Arm, seed, budget and ids of all picks."""
     for file in sorted((source / "picks").glob("*.parquet")):
         for budget, rows in pq.read_table(file).to_pandas().groupby("budget"):
-            yield file.stem.rsplit("-seed", 1)[0], int(budget), rows.id.tolist()
+            arm, seed = file.stem.rsplit("-seed", 1)
+            yield arm, int(seed), int(budget), rows.id.tolist()
 
 
 def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -92,7 +133,7 @@ def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]
     pool["template"] = pool.index.str.replace(r"-\d+$", "", regex=True)
     pool["answer"] = pool.index.map(study.responses("reference"))
     found = []
-    for arm, budget, ids in picks(source):
+    for arm, _, budget, ids in picks(source):
         rows = pool.loc[ids]
         share = rows.task.value_counts(normalize=True)
         found.append(
@@ -113,7 +154,7 @@ def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]
 def overlap(source: Path) -> dict[str, dict[str, float]]:
     """Share of an arm's picks at each budget that two seeds have in common, mean over pairs of seeds."""
     sets: dict[str, dict[int, list[set[str]]]] = {}
-    for arm, budget, ids in picks(source):
+    for arm, _, budget, ids in picks(source):
         sets.setdefault(arm, {}).setdefault(budget, []).append(set(ids))
     return {
         arm: {
@@ -343,6 +384,8 @@ def _percent(share: float | None) -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["collect"]:
         collect(Path(sys.argv[2]), sys.argv[3])
+    elif sys.argv[1:2] == ["restore"]:
+        restore(Path(sys.argv[2]))
     elif sys.argv[1:2] == ["evaluations"]:
         evaluations(Study(sys.argv[2]), sys.argv[3])
     else:

@@ -45,10 +45,7 @@ def choose(study: Study, plan: Plan, directory: Path) -> tuple[Chosen, Failed]:
         for arm in order:
             for seed in seeds_of(plan.config, arm.name):
                 file = picks_file(directory, arm.name, seed)
-                # What is on file counts only for the same request.
-                read = [a for a in plan.arms if a.name in {arm.name, *arm.follows.values()}]
-                asked = [(a.strategy, dict(a.params), plan.inputs["scores"].get(a.run)) for a in read]
-                key = digest([plan.pools[seed].tolist(), asked])
+                key = request(plan, arm, seed)
                 found = _stored(file, key)
                 missing = [budget for budget in budgets if budget not in found]
                 broken = next((other for other in arm.follows.values() if (other, seed) in failed), None)
@@ -62,7 +59,7 @@ def choose(study: Study, plan: Plan, directory: Path) -> tuple[Chosen, Failed]:
                         failed[arm.name, seed] = outcome
                     else:
                         found.update(outcome)
-                        _write(file, key, arm, seed, found)
+                        write(directory, plan, arm, seed, found)
                 if (arm.name, seed) not in failed:
                     chosen[arm.name, seed] = {budget: found[budget] for budget in budgets}
                 advance(1)
@@ -89,7 +86,15 @@ def _attempt(select: Callable[[], dict[int, Pick]]) -> dict[int, Pick] | str:
         return f"{type(error).__name__}: {error}"
 
 
-def _write(file: Path, key: str, arm: Arm, seed: int, found: Mapping[int, Pick]) -> None:
+def request(plan: Plan, arm: Arm, seed: int) -> str:
+    """What an arm is asked to choose from and by which scores; picks on file count only for the same."""
+    read = [a for a in plan.arms if a.name in {arm.name, *arm.follows.values()}]
+    asked = [(a.strategy, dict(a.params), plan.inputs["scores"].get(a.run)) for a in read]
+    return digest([plan.pools[seed].tolist(), asked])
+
+
+def write(directory: Path, plan: Plan, arm: Arm, seed: int, found: Mapping[int, Pick]) -> None:
+    """Put the picks of an arm and seed, by budget, on file."""
     import pyarrow as pa
 
     rows = [(budget, rank, id_) for budget in sorted(found) for rank, id_ in enumerate(found[budget].ids, 1)]
@@ -101,7 +106,7 @@ def _write(file: Path, key: str, arm: Arm, seed: int, found: Mapping[int, Pick])
         }
     )
     record = provenance(
-        key=key,
+        key=request(plan, arm, seed),
         arm=arm.name,
         strategy=arm.strategy,
         run=arm.run,
@@ -111,7 +116,7 @@ def _write(file: Path, key: str, arm: Arm, seed: int, found: Mapping[int, Pick])
         # As text where a third party's strategy notes something that JSON does not know.
         notes=json.loads(json.dumps({str(budget): dict(one.notes) for budget, one in found.items()}, default=str)),
     )
-    write_table(file, table, record)
+    write_table(picks_file(directory, arm.name, seed), table, record)
 
 
 def _stored(file: Path, key: str) -> dict[int, Pick]:
