@@ -30,7 +30,7 @@ from thriftune.bench.cells import cell_file, result_table
 from thriftune.bench.design import Pick, seeds_of
 from thriftune.bench.efficiency import analyse
 from thriftune.bench.recipe import read as recipe_of
-from thriftune.bench.recipe import settings
+from thriftune.bench.recipe import settings as bench_settings
 from thriftune.evaluation.metrics import higher_is_better
 from thriftune.study import Study
 
@@ -71,7 +71,7 @@ def restore(file: Path) -> None:
     takes a finished cell for done only where prompts, items, settings and model are the same.
     """
     recipe = recipe_of(file)
-    config, study = settings(recipe, {}), Study(recipe.study)
+    config, study = bench_settings(recipe, {}), Study(recipe.study)
     plan, directory = plans.make(study, config), study.bench_directory(config.name)
     arms = {arm.name: arm for arm in plan.arms}
     kept = pd.read_parquet(KEPT / f"{config.name}-picks.parquet")
@@ -210,6 +210,7 @@ def redraw(file: Path) -> None:
     if arms is not None:  # a bench's
         if len(pc.unique(table["budget"])) > 2:  # the untouched model's is 0
             table = whole(table)
+            tell_tasks(table)
         tell_picks(arms, record.get("overlap", {}))
     for title, rows in slices(table).items():
         for metric in metrics:
@@ -267,18 +268,40 @@ def tell_picks(arms: dict[str, Any], overlaps: dict[str, dict[str, float]]) -> N
 
 
 def whole(table: pa.Table) -> pa.Table:
-    """Of a bench that is not finished, the arms that are about as far as random, and the seeds they have finished."""
-    cells = table.select(["strategy", "seed", "budget"]).to_pandas().drop_duplicates()
-    budgets = cells[cells.strategy != "base"].groupby(["strategy", "seed"]).size().unstack(fill_value=0)
-    finished = budgets == budgets.max(axis=None)
-    seeds = finished.sum(axis=1)
+    """Of a bench that is not finished: budgets and seeds that random has whole, and the arms about as far as that."""
+    cells = table.filter(pc.not_equal(table["strategy"], "base")).select(["strategy", "seed", "budget"])
+    there = cells.to_pandas().drop_duplicates().groupby(["strategy", "seed"]).budget.apply(set).unstack()
+    budgets = sorted(set(cells["budget"].to_pylist()))
+
+    def finished(most: int) -> pd.DataFrame:
+        return there.map(lambda found: isinstance(found, set) and found.issuperset(budgets[:most]))
+
+    most = max(range(2, len(budgets) + 1), key=lambda most: most * finished(most).loc["random"].sum())
+    if most < len(budgets):
+        print(f"Budgets beyond {budgets[most - 1]} are left out: random has them in too few seeds\n")
+    seeds = finished(most).sum(axis=1)
     early = seeds.index[seeds < seeds["random"] - 1]
     if len(early):
         print("Left out:", ", ".join(f"{arm} ({seeds[arm]} of {seeds['random']} seeds)" for arm in early) + "\n")
-    common = finished.columns[finished.drop(index=early).all()]
-    return table.filter(
-        pc.and_(pc.invert(pc.is_in(table["strategy"], pa.array(early))), pc.is_in(table["seed"], pa.array(common)))
+    common = finished(most).columns[finished(most).drop(index=early).all()]
+    kept = [("strategy", [*seeds.index.difference(early), "base"]), ("seed", common), ("budget", [0, *budgets[:most]])]
+    for column, values in kept:
+        table = table.filter(pc.is_in(table[column], pa.array(values, table[column].type)))
+    return table
+
+
+def tell_tasks(table: pa.Table) -> None:
+    """How far each arm is ahead of random in each task, mean over budgets and seeds."""
+    rows = table.filter(pc.equal(table["metric"], DECLARED)).to_pandas()
+    means = rows[rows.strategy != "base"].groupby(["task", "strategy", "budget", "seed"]).value.mean()
+    by_task = means.groupby(["task", "strategy"]).mean().unstack("strategy")
+    ahead = by_task.rsub(by_task["random"], axis=0).drop(columns="random")
+    print(
+        "| ahead of random, nats |" + "".join(f" {arm} |" for arm in ahead) + "\n|---|" + "---:|" * len(ahead.columns)
     )
+    for task, values in ahead.iterrows():
+        print(f"| {task} |" + "".join(f" {value:+.3f} |" for value in values))
+    print()
 
 
 def draw(found: dict[str, Any], file: Path) -> None:
