@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from thriftune.artifacts import provenance, read_record, write_table
+from thriftune.artifacts import read_record, write_table
 from thriftune.bench import picks as chosen
 from thriftune.bench import plan as plans
 from thriftune.bench.cells import cell_file, result_table
@@ -53,11 +53,10 @@ def collect(study: Path, name: str) -> None:
     kept = {key: plan[key] for key in ("config", "versions", "model", "created", "extensions") if key in plan}
     kept["model"]["spec"] = Path(kept["model"]["spec"]).name  # not where it lay on one machine
     KEPT.mkdir(exist_ok=True)
-    records = [read_record(file) | {"cell": file.stem} for file in sorted((source / "cells").glob("*.parquet"))]
-    pd.DataFrame(records).drop(columns="versions").to_parquet(KEPT / f"{name}-cells.parquet", compression="zstd")
-    rows = [(arm, seed, budget, i) for arm, seed, budget, ids in picks(source) for i in ids]
-    frame = pd.DataFrame(rows, columns=["arm", "seed", "budget", "id"]).astype({"arm": "category", "id": "category"})
-    frame.to_parquet(KEPT / f"{name}-picks.parquet", compression="zstd")
+    records = [(file.stem, json.dumps(read_record(file))) for file in sorted((source / "cells").glob("*.parquet"))]
+    cells = pd.DataFrame(records, columns=["cell", "record"])
+    cells.to_parquet(KEPT / f"{name}-cells.parquet", compression="zstd")
+    keep_picks(Study(study), source, name)
     kept["picked"] = picked(Study(study), source)
     kept["overlap"] = overlap(source)
     kept["seconds"] = seconds(study, source, plan["inputs"]["scores"])
@@ -67,27 +66,35 @@ def collect(study: Path, name: str) -> None:
 def restore(file: Path) -> None:
     """Put what was kept of a bench into its study, made and scored anew, as picks and finished cells.
 
-    The picks are then those of the scoring that was, since bfloat16 does not score alike everywhere. `thriftune bench`
-    takes a finished cell for done only where prompts, items, settings and model are the same.
+    The picks are then those of the scoring that was, since bfloat16 does not score alike everywhere. What the study
+    has already stays, and `thriftune bench` takes a cell for done only where prompts, items, settings and model are
+    the same.
     """
+    import templates  # noqa: F401  registers a strategy of the study's own
+
     recipe = recipe_of(file)
     config, study = bench_settings(recipe, {}), Study(recipe.study)
     plan, directory = plans.make(study, config), study.bench_directory(config.name)
-    arms = {arm.name: arm for arm in plan.arms}
-    kept = pd.read_parquet(KEPT / f"{config.name}-picks.parquet")
-    for (name, seed), rows in kept.groupby(["arm", "seed"], observed=True):
-        if name in arms and seed in seeds_of(config, name):
-            found = {int(b): Pick(ids.id.tolist(), 0.0, {}) for b, ids in rows.groupby("budget")}
-            chosen.write(directory, plan, arms[name], int(seed), found)
+    then = json.loads((HERE / f"{config.name}.json").read_text(encoding="utf-8"))["config"]
+    ids = np.array(study.pool(["id"])["id"].to_pylist(), object)
+    kept = pd.read_parquet(KEPT / f"{config.name}-picks.parquet").groupby(["arm", "seed"], observed=True)
+    for arm in plan.arms:
+        for seed in seeds_of(config, arm.name):
+            if (arm.name, seed) in kept.groups and not chosen.picks_file(directory, arm.name, seed).exists():
+                rows = kept.get_group((arm.name, seed))
+                if then["params"].get(arm.name, {}) != config.params.get(arm.name, {}) or then["run"] != config.run:
+                    sys.exit(f"{file}: {arm.name} was asked for with other params or another run")
+                if not set(rows.id) <= set(ids[plan.pools[seed]]):
+                    sys.exit(f"{file}: {arm.name} chose from another pool than seed {seed} draws now")
+                found = {int(budget): Pick(some.id.tolist(), 0.0, {}) for budget, some in rows.groupby("budget")}
+                chosen.write(directory, plan, arm, seed, found)
     values = pq.read_table(HERE / f"{config.name}.parquet").to_pandas()
     values = dict(iter(values.groupby(["strategy", "budget", "seed"], observed=True)))
-    records = pd.read_parquet(KEPT / f"{config.name}-cells.parquet").to_dict("records")
+    records = pd.read_parquet(KEPT / f"{config.name}-cells.parquet").set_index("cell").record.to_dict()
     for cell in plan.cells:
-        record = next((r for r in records if r["cell"] == cell.id), None)
-        if record is not None:
+        if cell.id in records and not cell_file(directory, cell).exists():
             rows = values[cell.strategy, cell.budget, cell.seed].to_dict("records")
-            plain = {key: value for key, value in record.items() if not pd.isna(value)}
-            write_table(cell_file(directory, cell), result_table(cell, rows), provenance(**plain))
+            write_table(cell_file(directory, cell), result_table(cell, rows), json.loads(records[cell.id]))
 
 
 def evaluations(study: Study, name: str) -> None:
@@ -117,6 +124,15 @@ def keep(table: pa.Table, name: str) -> None:
         table = table.set_column(table.column_names.index(column), column, table[column].cast(kind))
     HERE.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, HERE / f"{name}.parquet", compression="zstd", compression_level=19)
+
+
+def keep_picks(study: Study, source: Path, name: str) -> None:
+    """Write what a bench's arms have picked."""
+    tasks = study.pool(["id", "task"]).to_pandas().set_index("id").task
+    rows = [(arm, seed, budget, i, tasks[i]) for arm, seed, budget, ids in picks(source) for i in ids]
+    found = pd.DataFrame(rows, columns=["arm", "seed", "budget", "id", "task"])
+    found = found.astype(dict.fromkeys(["arm", "id", "task"], "category"))
+    found.to_parquet(KEPT / f"{name}-picks.parquet", compression="zstd")
 
 
 def picks(source: Path) -> Iterator[tuple[str, int, int, list[str]]]:
@@ -210,7 +226,7 @@ def redraw(file: Path) -> None:
     if arms is not None:  # a bench's
         if len(pc.unique(table["budget"])) > 2:  # the untouched model's is 0
             table = whole(table)
-            tell_tasks(table)
+            tell_tasks(table, KEPT / f"{file.stem}-picks.parquet")
         tell_picks(arms, record.get("overlap", {}))
     for title, rows in slices(table).items():
         for metric in metrics:
@@ -276,22 +292,23 @@ def whole(table: pa.Table) -> pa.Table:
     def finished(most: int) -> pd.DataFrame:
         return there.map(lambda found: isinstance(found, set) and found.issuperset(budgets[:most]))
 
-    most = max(range(2, len(budgets) + 1), key=lambda most: most * finished(most).loc["random"].sum())
+    most = max(range(len(budgets), 1, -1), key=lambda n: n * finished(n).loc["random"].sum())
     if most < len(budgets):
         print(f"Budgets beyond {budgets[most - 1]} are left out: random has them in too few seeds\n")
-    seeds = finished(most).sum(axis=1)
+    done = finished(most)
+    seeds = done.sum(axis=1)
     early = seeds.index[seeds < seeds["random"] - 1]
     if len(early):
         print("Left out:", ", ".join(f"{arm} ({seeds[arm]} of {seeds['random']} seeds)" for arm in early) + "\n")
-    common = finished(most).columns[finished(most).drop(index=early).all()]
+    common = done.columns[done.drop(index=early).all()]
     kept = [("strategy", [*seeds.index.difference(early), "base"]), ("seed", common), ("budget", [0, *budgets[:most]])]
     for column, values in kept:
         table = table.filter(pc.is_in(table[column], pa.array(values, table[column].type)))
     return table
 
 
-def tell_tasks(table: pa.Table) -> None:
-    """How far each arm is ahead of random in each task, mean over budgets and seeds."""
+def tell_tasks(table: pa.Table, picks: Path) -> None:
+    """How far each arm is ahead of random in each task, mean over budgets and seeds, and what it picked of each."""
     rows = table.filter(pc.equal(table["metric"], DECLARED)).to_pandas()
     means = rows[rows.strategy != "base"].groupby(["task", "strategy", "budget", "seed"]).value.mean()
     by_task = means.groupby(["task", "strategy"]).mean().unstack("strategy")
@@ -302,6 +319,16 @@ def tell_tasks(table: pa.Table) -> None:
     for task, values in ahead.iterrows():
         print(f"| {task} |" + "".join(f" {value:+.3f} |" for value in values))
     print()
+    if picks.exists():
+        kept = pd.read_parquet(picks).astype({"task": str, "arm": str})
+        kept = kept[kept.budget == sorted(kept.budget.unique())[1]]
+        seeds = kept.groupby("arm").seed.nunique()
+        counts = kept.groupby(["task", "arm"]).size().unstack(fill_value=0) / seeds
+        print(f"| of {kept.budget.iloc[0]} picks |" + "".join(f" {arm} |" for arm in counts))
+        print("|---|" + "---:|" * len(counts.columns))
+        for task, values in counts.iterrows():
+            print(f"| {task} |" + "".join(f" {value:.1f} |" for value in values))
+        print()
 
 
 def draw(found: dict[str, Any], file: Path) -> None:

@@ -253,7 +253,7 @@ def load(
     return LanguageModel(model, tokenizer, spec, commit or fingerprint(Path(place)), device, dtype)
 
 
-def _dense(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _dense(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """A copy of the hidden states that go through the vocabulary projection, with the strides of their own shape.
 
     Models keep the last positions of every row as a slice. Where the projection is frozen, as around an adapter, torch
@@ -262,7 +262,8 @@ def _dense(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """
     import torch
 
-    return inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:]
+    # None leaves alone what a model of its own kind gives by name.
+    return (inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:]) if inputs else None
 
 
 def choose_device(device: str) -> str:

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from thriftune.finetuning import probe as probing
 from thriftune.finetuning.defaults import course, pieces, resolved
 from thriftune.finetuning.train import train
 from thriftune.likelihood import response_nll
-from thriftune.model import LanguageModel
+from thriftune.model import LanguageModel, load
+from thriftune.packing import packable
 
 FAST = FinetuneConfig(epochs=3, learning_rate=2e-3, batch_size=8, rank=4, alpha=8)
 
@@ -294,6 +296,12 @@ def test_plans_are_balanced_and_complete(questions: list[Example]) -> None:
     for epoch in (plan.batches[:4], plan.batches[4:8]):
         assert sorted(i for b in epoch for i in b) == list(range(24))
     assert plan.batches[:4] != plan.batches[4:8]
+
+
+def test_examples_are_packed_with_adapters_that_need_autocast(tiny_model: Path, questions: list[Example]) -> None:
+    lm = load(str(tiny_model), dtype="bfloat16", device="cpu")
+    train(lm, questions, FAST.model_copy(update={"dropout": 0.1, "epochs": 1.0}), say=silent).detach()
+    assert packable(lm.model, 50)  # found out in training, once for all
 
 
 def test_pieces_hold_a_batch_in_order_and_bounded(questions: list[Example]) -> None:

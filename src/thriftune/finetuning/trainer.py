@@ -80,9 +80,10 @@ class ResponseTrainer(trl.SFTTrainer):
         model.train()
         batch = inputs["examples"]
         tokens = sum(int(e.response.sum()) for e in batch)
-        computing = functools.partial(computed, model)
+        size = functools.partial(computed, model)
         while True:
-            parts = pieces(batch, self.most, computing)
+            with self._computing():  # may try the model out
+                parts = pieces(batch, self.most, size)
             try:
                 # A double, so that the sum does not depend on how many pieces there are.
                 total = 0.0
@@ -99,7 +100,7 @@ class ResponseTrainer(trl.SFTTrainer):
             # Outside the handler: the exception's traceback would keep the tensors alive.
             model.zero_grad(set_to_none=True)
             release(str(self.args.device))
-            self.most = max(map(computing, parts)) // 2
+            self.most = max(map(size, parts)) // 2
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: the finished model gets its own."""
