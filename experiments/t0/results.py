@@ -47,13 +47,13 @@ KEYS = ("strategy", "task", "item", "metric")
 def collect(study: Path, name: str) -> None:
     """Keep what a bench has measured so far, its plan and what was picked, compactly and without texts."""
     source = study / "bench" / name
-    cells = [pq.read_table(file) for file in sorted((source / "cells").glob("*.parquet"))]
-    keep(pa.concat_tables(cell.replace_schema_metadata(None) for cell in cells), name)
+    files = sorted((source / "cells").glob("*.parquet"))
+    keep(pa.concat_tables(pq.read_table(file).replace_schema_metadata(None) for file in files), name)
     plan = json.loads((source / "plan.json").read_text(encoding="utf-8"))
     kept = {key: plan[key] for key in ("config", "versions", "model", "created", "extensions") if key in plan}
     kept["model"]["spec"] = Path(kept["model"]["spec"]).name  # not where it lay on one machine
     KEPT.mkdir(exist_ok=True)
-    records = [(file.stem, json.dumps(read_record(file))) for file in sorted((source / "cells").glob("*.parquet"))]
+    records = [(file.stem, json.dumps(read_record(file))) for file in files]
     cells = pd.DataFrame(records, columns=["cell", "record"])
     cells.to_parquet(KEPT / f"{name}-cells.parquet", compression="zstd")
     keep_picks(Study(study), source, name)
