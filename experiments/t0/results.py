@@ -328,7 +328,9 @@ def tell_tasks(table: pa.Table, picks: Path) -> None:
         print("|---|" + "---:|" * len(counts.columns))
         for task, values in counts.iterrows():
             print(f"| {task} |" + "".join(f" {value:.1f} |" for value in values))
-        print()
+        ratios = counts.div(counts["random"], axis=0)
+        goes = (f"{arm} {ahead[arm].corr(ratios[arm], method='spearman'):.2f}" for arm in ahead if arm in ratios)
+        print("\nSpearman over tasks of being ahead and of picks in proportion to random's:", ", ".join(goes) + "\n")
 
 
 def draw(found: dict[str, Any], file: Path) -> None:
