@@ -40,6 +40,7 @@ KEPT = HERE / "kept"
 UNSEEN = ("cosmos_qa", "dbpedia_14", "glue_qqp", "paws_labeled_final", "quarel")
 GENERATIVE = ("common_gen", "gigaword", "wiki_bio")
 DECLARED = "nll"
+COLOURS = {"random": "0.35", "cluster_margin": "C0", "facility_location": "C1", "first_margin": "C2"}  # in every figure
 MOST = 80  # per cent saved or lost that the figure shows
 KEYS = ("strategy", "task", "item", "metric")
 
@@ -342,7 +343,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
         points = sorted((p for p in one["curves"] if p["strategy"] == name), key=lambda p: p["budget"])
         x, y = [p["budget"] for p in points], [p["mean"] for p in points]
         plain = name == found["baseline"]
-        (line,) = curves.plot(x, y, "o-", color="0.35" if plain else None, lw=2 if plain else 1.4, ms=4, label=name)
+        (line,) = curves.plot(x, y, "o-", color=COLOURS.get(name), lw=2 if plain else 1.4, ms=4, label=name)
         if all(p["low"] is not None for p in points):
             curves.fill_between(
                 x, [p["low"] for p in points], [p["high"] for p in points], color=line.get_color(), alpha=0.12, lw=0
@@ -370,7 +371,8 @@ def draw(found: dict[str, Any], file: Path) -> None:
     savings.set_yticks(range(len(names)), names)
     savings.set_ylim(len(names) - 0.6, 0.4)
     savings.set_xlim(-1.05 * MOST, 1.05 * MOST)
-    savings.set_xlabel("annotations saved against random, %\n(simultaneous 95 % intervals)")
+    together = "simultaneous " if len(names) > 2 else ""
+    savings.set_xlabel(f"annotations saved against random, %\n({together}95 % intervals)")
     for axes in (curves, savings):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="both", color="0.92")

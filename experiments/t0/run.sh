@@ -1,7 +1,7 @@
 #!/bin/sh
 # The whole study, about 15 hours of two cores: experiments/t0/run.sh T0_POOL.parquet
-# GEMMA=FILE.gguf (or a directory) adds Gemma 3 270M. Stopped, it goes on where it was. Everything is made in
-# experiments/t0/runs, results in docs/results/study.
+# GEMMA=FILE.gguf (or a directory) adds Gemma 3 270M, DATA=DIR (mmlu.parquet, bbh.parquet) public benchmarks. Stopped, it
+# goes on where it was. Everything is made in experiments/t0/runs, results in docs/results/study.
 set -e
 pool=$(realpath "$1")
 cd "$(dirname "$0")"
@@ -44,6 +44,19 @@ run() { # STUDY BENCH
   python results.py collect "runs/$1" "$2"
 }
 
+benchmarks() { # STUDY BENCH NAME: own answers, MMLU and BBH of the models of 100 annotations that it kept
+  evaluate="thriftune evaluate runs/$1 --model runs/$1/bench/$2/adapters"
+  for arm in random facility_location; do
+    for seed in 0 1 2 3 4 5 6 7; do
+      model=$arm-100-seed$seed
+      echo "$evaluate/$model --name $model.heldout --tasks heldout --limit 300"
+      [ -z "$DATA" ] || echo "$evaluate/$model --name $model.mmlu --tasks mmlu --limit 10 --data $DATA"
+      [ -z "$DATA" ] || echo "$evaluate/$model --name $model.bbh --tasks bbh --limit 5 --data $DATA"
+    done
+  done | xargs -P "$jobs" -I '{}' sh -c '{}'
+  python results.py evaluations "runs/$1" "$3"
+}
+
 run pilot pilot
 [ -z "$GEMMA" ] || run gemma gemma
 for regime in skewed balanced; do
@@ -52,7 +65,6 @@ for regime in skewed balanced; do
   scored $regime first-token --layer 18 --max-new-tokens 1 --no-prompt-nll
   run $regime $regime
 done
-scored skewed last-token --max-new-tokens 1 --no-prompt-nll
-scored skewed last-mean --pooling mean --max-new-tokens 1 --no-prompt-nll
+benchmarks balanced balanced balanced-answers
 run skewed exploratory
 python results.py
