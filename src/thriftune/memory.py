@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import os
 import sys
@@ -98,7 +100,7 @@ def exhausted(error: BaseException) -> bool:
 
 
 def release(device: str) -> None:
-    """Give back what an interrupted batch held."""
+    """Give back what an interrupted batch held, or what a training and its evaluation leave behind."""
     gc.collect()
     if device.startswith("cuda"):
         import torch
@@ -108,6 +110,10 @@ def release(device: str) -> None:
         import torch
 
         torch.mps.empty_cache()
+    elif sys.platform == "linux":
+        # glibc keeps freed tensors of up to 32 MiB in its heap, and what still lives between them keeps them there.
+        with contextlib.suppress(AttributeError):  # other C libraries have no such function
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak(device: str) -> float:

@@ -14,6 +14,7 @@ from thriftune.bench.design import Cell, digest, tasks_of
 from thriftune.config import BenchConfig, EvaluateConfig
 from thriftune.errors import BenchError, StudyError
 from thriftune.examples import Example, tokenize
+from thriftune.memory import release
 from thriftune.model import LanguageModel, load
 from thriftune.study import Study
 from thriftune.types import Prompt
@@ -132,7 +133,9 @@ class Bencher:
             ThriftuneError: whatever fine-tuning or evaluation refuse.
         """
         try:
-            return self._run(cell, ids, items, details)
+            record = self._run(cell, ids, items, details)
+            release(self.model().device)  # or a process that runs many cells grows with each
+            return record
         except BaseException:
             self._loaded = None  # a training that broke off may have left its adapter behind
             raise
