@@ -1,8 +1,9 @@
-"""The thriftune command with a strategy that reads what no other arm may, the template of every prompt.
+"""The thriftune command with two strategies that tell what facility_location gains by, and where it stops to gain.
 
-    python experiments/t0/templates.py bench experiments/t0/exploratory.toml
+    python experiments/t0/templates.py bench experiments/t0/late.toml
 
-What facility_location gains should be within its reach if touching templates is what matters.
+One reads what no other arm may, the template of every prompt: if touching templates is what matters, it is what
+facility_location can come to. The other leaves off with facility_location where the templates have been touched.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from thriftune.cli.main import main
 from thriftune.selection.registry import strategy
+from thriftune.selection.strategies.facility import facility_location
 from thriftune.selection.strategies.random import random_within_task
 from thriftune.types import Candidates, Picks
 
@@ -22,6 +24,14 @@ def random_within_template(candidates: Candidates, budget: int, rng: np.random.G
     """The same number of prompts of every template, drawn at random within each."""
     templates = np.array([one.rpartition("-")[0] for one in candidates.ids], object)
     return random_within_task(replace(candidates, tasks=templates), budget, rng)
+
+
+@strategy(name="fl_then_random", needs=("embeddings",), source="facility_location", prefix=True, randomised=True)
+def fl_then_random(candidates: Candidates, budget: int, rng: np.random.Generator, *, first: int = 100) -> Picks:
+    """The first picks of facility_location, random prompts thereafter."""
+    rows = facility_location(candidates, min(first, budget), rng).rows
+    rest = np.setdiff1d(np.flatnonzero(~candidates.annotated), rows)
+    return Picks(np.concatenate([rows, rng.permutation(rest)[: budget - len(rows)]]))
 
 
 if __name__ == "__main__":
