@@ -42,6 +42,7 @@ GENERATIVE = ("common_gen", "gigaword", "wiki_bio")
 DECLARED = "nll"
 COLOURS = {"random": "0.35", "cluster_margin": "C0", "facility_location": "C1", "first_margin": "C2"}  # in every figure
 MOST = 80  # per cent saved or lost that the figure shows
+EFFECTIVE = "templates, effective"
 KEYS = ("strategy", "task", "item", "metric")
 
 
@@ -152,13 +153,13 @@ def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]
     found = []
     for arm, _, budget, ids in picks(source):
         rows = pool.loc[ids]
-        share = rows.task.value_counts(normalize=True)
         found.append(
             {
                 "arm": arm,
                 "budget": budget,
-                "tasks, effective": float(np.exp(-(share * np.log(share)).sum())),
+                "tasks, effective": effective(rows.task),
                 "templates": rows.template.nunique(),
+                EFFECTIVE: effective(rows.template),
                 "prompt characters": rows.n_chars.mean(),
                 "answer characters": rows.answer.str.len().mean(),
                 "different answers": rows.answer.nunique() / len(rows),
@@ -166,6 +167,12 @@ def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]
         )
     means = pd.DataFrame(found).groupby(["arm", "budget"]).mean().round(3)
     return {arm: means.loc[arm].T.to_dict() for arm in means.index.unique("arm")}
+
+
+def effective(labels: pd.Series) -> float:
+    """The number of equally frequent labels that are as varied as these: the exponential of their entropy."""
+    share = labels.value_counts(normalize=True)
+    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def overlap(source: Path) -> dict[str, dict[str, float]]:
@@ -213,8 +220,12 @@ def slices(table: pa.Table) -> dict[str, pa.Table]:
     }
 
 
-def redraw(file: Path) -> None:
-    """Print an experiment's tables and draw its curves and savings."""
+def redraw(file: Path) -> list[dict[str, Any]]:
+    """Print an experiment's tables and draw its curves and savings.
+
+    Returns:
+        How far each arm is ahead of random at each budget, beside the variety of its picks in proportion to random's.
+    """
     table = pq.read_table(file)
     for column in KEYS:
         table = table.set_column(table.column_names.index(column), column, table[column].cast(pa.string()))
@@ -224,6 +235,7 @@ def redraw(file: Path) -> None:
     print(f"\n## {file.stem}\n")
     record = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
     arms = record.get("picked")
+    gains = list[dict[str, Any]]()
     if arms is not None:  # a bench's
         if len(pc.unique(table["budget"])) > 2:  # the untouched model's is 0
             table = whole(table)
@@ -236,12 +248,66 @@ def redraw(file: Path) -> None:
                 continue
             found = analyse(some, metrics={metric: higher_is_better(metric)})
             tell(found, f"{title}, {metric}")
-            if (title, metric) == ("tasks of the pool", DECLARED):
+            if (title, metric) == ("tasks of the pool", DECLARED) and arms is not None:
+                gains = varieties(found, arms, file.stem)
                 if len(found["budgets"]) > 1:
                     draw(found, HERE / f"{file.stem}.png")
                     tell_without(some)
-                elif arms is not None:
+                else:
                     tell_why(found, arms)
+    return gains
+
+
+def varieties(found: dict[str, Any], arms: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Of every arm and budget: the effective number of templates in proportion to random's, and what it gains."""
+    rows = []
+    for s in found["metrics"][0]["strategies"]:
+        for d in s["differences"]:
+            picked, plain = arms[s["strategy"]][str(d["budget"])], arms["random"][str(d["budget"])]
+            if EFFECTIVE in picked:
+                ratio = picked[EFFECTIVE] / plain[EFFECTIVE]
+                rows.append(
+                    {"bench": name, "arm": s["strategy"], "budget": d["budget"], "ratio": ratio, "gain": d["mean"]}
+                )
+    return rows
+
+
+def draw_why(gains: list[dict[str, Any]], file: Path) -> None:
+    """What is gained over random beside how varied the picks are, in proportion to random's."""
+    points = pd.DataFrame(gains).drop_duplicates(["arm", "budget", "gain"])
+    rho = points.ratio.corr(points.gain, method="spearman")
+    print(
+        f"Spearman of the gain with the effective templates in proportion to random's, {len(points)} points: {rho:.2f}"
+    )
+    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    markers = {"skewed": "o", "balanced": "s", "late": "s", "exploratory": "o"}
+    names = {"o": "skewed pool", "s": "balanced pool"}
+    for marker, name in names.items():
+        axes.scatter([], [], marker=marker, color="0.5", label=name)
+    for arm in sorted(set(points.arm)):
+        some = points[points.arm == arm]
+        colour = COLOURS.get(arm, "0.6")
+        for row in some.itertuples():
+            axes.scatter(row.ratio, row.gain, marker=markers[row.bench], color=colour, s=14 + row.budget / 5, alpha=0.8)
+        if arm in COLOURS:
+            axes.scatter([], [], color=colour, label=arm)
+        else:
+            for row in some.itertuples():
+                axes.annotate(arm, (row.ratio, row.gain), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    axes.axhline(0, color="0.6", lw=1)
+    axes.axvline(1, color="0.6", lw=1)
+    axes.set_xscale("log")
+    axes.set_xticks([0.5, 0.7, 1, 1.5], ["0.5", "0.7", "1", "1.5"])
+    axes.minorticks_off()
+    axes.set_xlabel("effective number of templates among the picks, beside random's")
+    axes.set_ylabel("nats a response token ahead of random")
+    axes.legend(frameon=False, fontsize=8, title="size: 50 to 400 annotations", title_fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.margins(0.08)
+    figure.savefig(file, dpi=160)
+    plt.close(figure)
 
 
 def tell_without(rows: pa.Table) -> None:
@@ -272,11 +338,14 @@ def tell_why(found: dict[str, Any], arms: dict[str, Any]) -> None:
 def tell_picks(arms: dict[str, Any], overlaps: dict[str, dict[str, float]]) -> None:
     """What the arms picked, by budget, and how much of it two seeds have in common."""
     budgets = sorted(arms["random"], key=int)
-    print("| templates among the picks, effective tasks |" + "".join(f" {b} |" for b in budgets))
+    print("| templates among the picks, effective ones, effective tasks |" + "".join(f" {b} |" for b in budgets))
     print("|---|" + "---:|" * len(budgets))
     for arm, at in arms.items():
-        cells = (f" {at[b]['templates']:.0f}, {at[b]['tasks, effective']:.1f} |" for b in budgets)
-        print(f"| {arm} |" + "".join(cells))
+        if all(EFFECTIVE in at[b] for b in budgets):
+            cells = (
+                f" {at[b]['templates']:.0f}, {at[b][EFFECTIVE]:.0f}, {at[b]['tasks, effective']:.1f} |" for b in budgets
+            )
+            print(f"| {arm} |" + "".join(cells))
     for arm, at in overlaps.items():
         print(
             f"\nTwo seeds of {arm} share", ", ".join(f"{share:.0%} of {budget}" for budget, share in at.items()), end=""
@@ -443,5 +512,5 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["evaluations"]:
         evaluations(Study(sys.argv[2]), sys.argv[3])
     else:
-        for found in sorted(HERE.glob("*.parquet")):
-            redraw(found)
+        gains = [row for found in sorted(HERE.glob("*.parquet")) for row in redraw(found)]
+        draw_why(gains, HERE / "why.png")
