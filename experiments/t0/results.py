@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from thriftune import geometry
 from thriftune.artifacts import read_record, write_table
 from thriftune.bench import picks as chosen
 from thriftune.bench import plan as plans
@@ -42,7 +43,8 @@ GENERATIVE = ("common_gen", "gigaword", "wiki_bio")
 DECLARED = "nll"
 COLOURS = {"random": "0.35", "cluster_margin": "C0", "facility_location": "C1", "first_margin": "C2"}  # in every figure
 MOST = 80  # per cent saved or lost that the figure shows
-EFFECTIVE = "templates, effective"
+CLUSTERS = 100
+EFFECTIVE, BLIND = "templates, effective", "clusters, effective"
 KEYS = ("strategy", "task", "item", "metric")
 
 
@@ -59,7 +61,7 @@ def collect(study: Path, name: str) -> None:
     cells = pd.DataFrame(records, columns=["cell", "record"])
     cells.to_parquet(KEPT / f"{name}-cells.parquet", compression="zstd")
     keep_picks(Study(study), source, name)
-    kept["picked"] = picked(Study(study), source)
+    kept["picked"] = picked(Study(study), source, plan["config"]["run"])
     kept["overlap"] = overlap(source)
     kept["seconds"] = seconds(study, source, plan["inputs"]["scores"])
     (HERE / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
@@ -145,9 +147,13 @@ def picks(source: Path) -> Iterator[tuple[str, int, int, list[str]]]:
             yield arm, int(seed), int(budget), rows.id.tolist()
 
 
-def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """What an arm's picks are like at each budget, means over seeds."""
+def picked(study: Study, source: Path, run: str | None) -> dict[str, dict[str, dict[str, float]]]:
+    """What an arm's picks are like at each budget, means over seeds; clusters are found as `thriftune select` does."""
     pool = study.pool(["id", "task", "n_chars"]).to_pandas().set_index("id")
+    scored = study.candidates(run)
+    assert scored.embeddings is not None
+    states = geometry.transform(scored.embeddings, geometry.HIDDEN_STATES)
+    pool["cluster"] = pd.Series(geometry.cluster(states, CLUSTERS), scored.ids)
     pool["template"] = pool.index.str.replace(r"-\d+$", "", regex=True)
     pool["answer"] = pool.index.map(study.responses("reference"))
     found = []
@@ -160,6 +166,7 @@ def picked(study: Study, source: Path) -> dict[str, dict[str, dict[str, float]]]
                 "tasks, effective": effective(rows.task),
                 "templates": rows.template.nunique(),
                 EFFECTIVE: effective(rows.template),
+                BLIND: effective(rows.cluster),
                 "prompt characters": rows.n_chars.mean(),
                 "answer characters": rows.answer.str.len().mean(),
                 "different answers": rows.answer.nunique() / len(rows),
@@ -259,36 +266,35 @@ def redraw(file: Path) -> list[dict[str, Any]]:
 
 
 def varieties(found: dict[str, Any], arms: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Of every arm and budget: the effective number of templates in proportion to random's, and what it gains."""
+    """Of every arm and budget: how varied its picks are in proportion to random's, and what it gains."""
     rows = []
     for s in found["metrics"][0]["strategies"]:
         for d in s["differences"]:
             picked, plain = arms[s["strategy"]][str(d["budget"])], arms["random"][str(d["budget"])]
             if EFFECTIVE in picked:
-                ratio = picked[EFFECTIVE] / plain[EFFECTIVE]
-                rows.append(
-                    {"bench": name, "arm": s["strategy"], "budget": d["budget"], "ratio": ratio, "gain": d["mean"]}
-                )
+                row = {"bench": name, "arm": s["strategy"], "budget": d["budget"], "gain": d["mean"]}
+                rows.append(row | {kind: picked[kind] / plain[kind] for kind in (EFFECTIVE, BLIND)})
     return rows
 
 
 def draw_why(gains: list[dict[str, Any]], file: Path) -> None:
     """What is gained over random beside how varied the picks are, in proportion to random's."""
-    points = pd.DataFrame(gains).drop_duplicates(["arm", "budget", "gain"])
-    rho = points.ratio.corr(points.gain, method="spearman")
-    print(
-        f"Spearman of the gain with the effective templates in proportion to random's, {len(points)} points: {rho:.2f}"
-    )
+    points = pd.DataFrame(gains)
+    points["pool"] = points.bench.map({"skewed": "o", "exploratory": "o", "balanced": "s", "late": "s"})
+    more_seeds_first = points.bench.isin(["late", "exploratory"]).argsort(kind="stable")
+    points = points.iloc[more_seeds_first].drop_duplicates(["pool", "arm", "budget"])
+    for kind in (EFFECTIVE, BLIND):
+        rho = points[kind].corr(points.gain, method="spearman")
+        print(f"Spearman of the gain with {kind}, in proportion to random's, over {len(points)} points: {rho:.2f}")
+    points["ratio"] = points[EFFECTIVE]
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    markers = {"skewed": "o", "balanced": "s", "late": "s", "exploratory": "o"}
-    names = {"o": "skewed pool", "s": "balanced pool"}
-    for marker, name in names.items():
+    for marker, name in {"o": "skewed pool", "s": "balanced pool"}.items():
         axes.scatter([], [], marker=marker, color="0.5", label=name)
     for arm in sorted(set(points.arm)):
         some = points[points.arm == arm]
         colour = COLOURS.get(arm, "0.6")
         for row in some.itertuples():
-            axes.scatter(row.ratio, row.gain, marker=markers[row.bench], color=colour, s=14 + row.budget / 5, alpha=0.8)
+            axes.scatter(row.ratio, row.gain, marker=row.pool, color=colour, s=14 + row.budget / 5, alpha=0.8)
         if arm in COLOURS:
             axes.scatter([], [], color=colour, label=arm)
         else:

@@ -33,7 +33,20 @@ def test_clusters_touched_beside_what_random_would_touch() -> None:
     labels = np.array([0, 0, 0, 1, 1])
     found = describe.touched_clusters(labels, np.array([0, 1]), 5)
     # Of the ten pairs of free prompts six touch both clusters, four only one.
-    assert found == {"clusters": 2, "touched": 2, "random": 1.6}
+    assert (found["clusters"], found["touched"], found["random"]) == (2, 2, 1.6)
+    assert found["effective"] == 2
+    assert found["effective_random"] == pytest.approx(1.6, abs=0.2)  # a pair of one cluster counts 1, the others 2
+
+
+def test_effective_clusters_are_fewer_where_one_is_picked_more_often() -> None:
+    labels = np.repeat([0, 1, 2, 3], 50)
+    even, uneven = (describe.touched_clusters(labels, np.array(p), 200) for p in ([0, 1, 2, 3], [0, 0, 0, 1]))
+    assert even["effective"] == 4
+    assert uneven["effective"] == pytest.approx(np.exp(0.75 * np.log(4 / 3) + 0.25 * np.log(4)), abs=0.01)
+    counts = np.random.default_rng(1).multinomial(4, [0.25] * 4, size=20_000)
+    share = np.where(counts > 0, counts, 1) / 4
+    entropy = -np.where(counts > 0, share * np.log(share), 0).sum(axis=1)
+    assert even["effective_random"] == uneven["effective_random"] == pytest.approx(np.exp(entropy).mean(), abs=0.3)
 
 
 def test_lengths() -> None:
@@ -95,7 +108,7 @@ def calm() -> dict[str, Any]:
         "picks": 100,
         "pool": 1000,
         "tasks": {"tasks": 2, "touched": 2, "table": [{"task": "a", "pool": 600, "picks": 60}]},
-        "clusters": None,
+        "clusters": {"effective": 40.0, "effective_random": 44.0, "effective_least": 41.0},
         "lengths": {"longest": {"pool": 0.2, "picks": 0.3}},
         "repeats": {"exact": 0, "near": 5},
         "cut": {"prompt": {"pool": 0.0, "picks": 0.1}, "draft": {"pool": 0.8, "picks": 0.9}},
@@ -111,6 +124,7 @@ def calm() -> dict[str, Any]:
         (("cut", "draft", "pool"), 0.6, "90% of the picks have a draft answer cut off"),
         (("lengths", "longest", "picks"), 0.55, "55% of the picks are among the longest 20%"),
         (("tasks", "table", 0, "picks"), 80, "80% of the picks are of one task, 'a' \\(60% of the pool\\)"),
+        (("clusters", "effective"), 39.0, "less varied than as many random ones .* 39, random 44\\)"),
         (("repeats", "near"), 11, "11% of the picks are nearly the same text"),
         (("score_length", "spearman"), -0.7, "mean_nll goes with prompt length over the pool \\(Spearman -0.70\\)"),
         (("ties", "pool"), 51, "25 of the picks are the first by id of 51 prompts with the same mean_nll"),
@@ -128,8 +142,8 @@ def test_each_warning_has_its_cause(path: tuple[Any, ...], value: Any, message: 
 
 
 def test_a_graph_that_misses_neighbours_is_told() -> None:
-    summary = {"picks": 9, "pool": 90, "cut": None, "lengths": {"longest": {"picks": 0.0}}, "tasks": None}
-    summary |= {"repeats": {"near": 0}, "score_length": None, "ties": None}
+    summary = {"picks": 9, "pool": 90, "cut": None, "lengths": {"longest": {"picks": 0.0}}}
+    summary |= {"tasks": None, "clusters": None, "repeats": {"near": 0}, "score_length": None, "ties": None}
     assert describe.warnings(summary, {"recall": 0.99}) == []
     (found,) = describe.warnings(summary, {"recall": 0.42})
     assert "only 42% of the nearest neighbours" in found

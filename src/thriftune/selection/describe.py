@@ -9,16 +9,17 @@ import numpy as np
 
 from thriftune import geometry
 from thriftune.selection import registry
-from thriftune.selection.scalar import expected_touched, spearman
+from thriftune.selection.scalar import effective, expected_touched, spearman
 from thriftune.selection.vectors import clusters_of
 from thriftune.study import Study
 from thriftune.types import BoolArray, FloatArray, IntArray, ObjectArray, Selection
 
-_CLUSTERS = 200
+_CLUSTERS = 100  # enough to tell kinds of prompts apart; more of them tell prompts of one kind apart
 _TASKS_KEPT = 1000  # rows of the per-task table that are stored; a pool may use a label per prompt
 _MOSTLY = 0.5
 _MANY = 0.1
 _STRONG = 0.5
+_LESS = 0.9
 _FOUND = 0.95  # of true neighbours, below which a graph of them is a doubtful one
 _LONGEST = 0.2  # "the longest" are this share of the pool
 
@@ -81,19 +82,29 @@ def share_by_task(tasks: ObjectArray, rows: IntArray) -> dict[str, Any]:
 
 
 def touched_clusters(labels: IntArray, picked: IntArray, free: int) -> dict[str, Any]:
-    """How many clusters the picks touch, and how many as many random picks would touch on average.
+    """How many clusters the picks touch and how evenly, and what as many random picks would do on average.
 
     Args:
         labels: (s,) of a sample of the ``free`` prompts that could be picked.
         picked: (k,) of the picks.
         free: how many there are.
+
+    Returns:
+        ``clusters``, how many there are; ``touched`` and ``random``, how many the picks and random ones touch;
+        ``effective`` and ``effective_random``, as many clusters picked evenly from would be as varied, see
+        `scalar.effective`; ``effective_least``, the least of 64 random draws.
     """
     sizes = np.bincount(labels)
     sizes = np.ceil(sizes[sizes > 0] * (free / max(len(labels), 1))).astype(np.int64)
+    draws = np.random.default_rng(0).multivariate_hypergeometric(sizes, len(picked), size=64, method="marginals")
+    random = [effective(draw) for draw in draws]
     return {
         "clusters": len(sizes),
         "touched": len(np.unique(picked)),
         "random": round(expected_touched(sizes, len(picked)), 2),
+        "effective": round(effective(np.bincount(picked)), 2),
+        "effective_random": round(float(np.mean(random)), 2),
+        "effective_least": round(min(random), 2),
     }
 
 
@@ -167,6 +178,15 @@ def warnings(summary: Mapping[str, Any], notes: Mapping[str, Any]) -> list[str]:
                 f"{share:.0%} of the picks are of one task, {top['task']!r} ({usual:.0%} of the pool): compare with "
                 "random_within_task"
             )
+    clusters = summary["clusters"]
+    if clusters is not None and clusters["effective"] < min(
+        _LESS * clusters["effective_random"], clusters["effective_least"]
+    ):
+        found.append(
+            f"the picks are less varied than as many random ones (effective number of clusters "
+            f"{clusters['effective']:.0f}, random {clusters['effective_random']:.0f}): nothing like that was shown to "
+            "save annotations in our study (docs/results/study.md); compare with fewer picks, another strategy, random"
+        )
     near = summary["repeats"]["near"] / k
     if near > _MANY:
         found.append(

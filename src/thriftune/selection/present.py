@@ -100,6 +100,9 @@ def _coverage(summary: Mapping[str, Any]) -> Table:
             f"{clusters['clusters']}",
             f"{clusters['touched']} (random: {clusters['random']:.0f})",
         )
+        if "effective" in clusters:  # not in selections of earlier versions
+            varied = f"{clusters['effective']:.0f} (random: {clusters['effective_random']:.0f})"
+            table.add_row("effective number of clusters", "", varied)
     table.add_row("repeat an earlier pick: exactly, nearly", "", f"{repeats['exact']:,}, {repeats['near']:,}")
     related = summary["score_length"]
     if related is not None and related["spearman"] is not None:

@@ -24,6 +24,19 @@ def spearman(a: FloatArray | IntArray, b: FloatArray | IntArray) -> float | None
     return float(x @ y) / scale if scale > 0 else None
 
 
+def effective(counts: IntArray) -> float:
+    """How many equally frequent kinds are as varied as these counts: the exponential of their entropy.
+
+    Args:
+        counts: (c,) how often each kind occurs; at least one is not 0.
+
+    Returns:
+        The effective number, at most that of kinds that occur (Hill 1973, Diversity and Evenness, order 1).
+    """
+    share = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
 def expected_touched(sizes: IntArray, draws: int) -> float:
     """How many clusters a random selection touches on average.
 
