@@ -262,6 +262,12 @@ def redraw(file: Path) -> list[dict[str, Any]]:
                     tell_without(some)
                 else:
                     tell_why(found, arms)
+                if "fl_then_random" in arms:
+                    pair = pc.is_in(some["strategy"], pa.array(["facility_location", "fl_then_random"]))
+                    tell(
+                        analyse(some.filter(pair), metrics={metric: False}, baseline="facility_location"),
+                        "the late picks",
+                    )
     return gains
 
 
@@ -461,7 +467,7 @@ def tell(found: dict[str, Any], title: str) -> None:
     print(f"### {title}: {found['items']} items, {len(found['seeds'])} seeds\n")
     for warning in found["warnings"]:
         print(f"- {warning}")
-    print("| strategy |" + "".join(f" {b} |" for b in budgets) + " against random (interval) |")
+    print("| strategy |" + "".join(f" {b} |" for b in budgets) + f" against {found['baseline']} (interval) |")
     print("|---|" + "---:|" * (len(budgets) + 1))
     intervals = {s["strategy"]: s for s in one["strategies"]}
     names = list(dict.fromkeys(p["strategy"] for p in one["curves"]))

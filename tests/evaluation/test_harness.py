@@ -320,6 +320,18 @@ def test_numbers_are_those_of_the_harness_command(made, tiny, long_model, tmp_pa
     assert len(said) == 1 and "questions of 21 tasks" in said[0]
 
 
+@pytest.mark.parametrize("around", [" {}", "{}", " {}\n"])
+def test_a_right_answer_counts_whatever_space_is_around_it(made, tiny, monkeypatch, around):
+    def answers(self, requests, disable_tqdm=False):
+        return [around.format(request.doc["target"]) for request in requests]
+
+    monkeypatch.setattr(HarnessModel, "generate_until", answers)
+    one = config(data=str(made), limit=1)
+    assert subject.harness(tiny, ["bbh_snarks"], one, announce=False)["value"].to_pylist() == [1.0]
+    monkeypatch.setattr(HarnessModel, "generate_until", lambda self, requests, disable_tqdm=False: ["No."])
+    assert subject.harness(tiny, ["bbh_snarks"], one, announce=False)["value"].to_pylist() == [0.0]
+
+
 def test_five_shot_numbers_are_those_of_the_harness_command(made, tiny, long_model, tmp_path):
     rows = subject.harness(tiny, ["mmlu_stem_5shot"], config(data=str(made), limit=3), announce=False)
     names = [leaf.name for leaf in subject._leaves(catalogue.resolve(["mmlu_stem"], data=str(made)))]

@@ -42,7 +42,17 @@ def load_task(leaf: Leaf, config: EvaluateConfig) -> Any:
         raise EvaluationError(f"{leaf.name} runs code that the model writes: use lm_eval itself, in a sandbox")
     if getattr(task, "MULTIMODAL", False):
         raise EvaluationError(f"{leaf.name} shows images or plays sound: only text is measured here")
+    if leaf.name.startswith("bbh_fewshot_"):
+        from lm_eval.filters import build_filter_ensemble
+
+        # The harness compares " No" with "No": whatever they answer, models score 0 whose words begin with a space.
+        steps: Any = [("custom", {"filter_fn": _stripped}), ("take_first", None)]
+        task._filters = [build_filter_ensemble("none", steps)]
     return task
+
+
+def _stripped(answers: list[list[str]], _questions: list[Any]) -> list[list[str]]:
+    return [[answer.strip() for answer in of_question] for of_question in answers]
 
 
 @functools.lru_cache(maxsize=256)
