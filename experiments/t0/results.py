@@ -33,6 +33,7 @@ from thriftune.bench.efficiency import analyse
 from thriftune.bench.recipe import read as recipe_of
 from thriftune.bench.recipe import settings as bench_settings
 from thriftune.evaluation.metrics import higher_is_better
+from thriftune.selection.scalar import effective
 from thriftune.study import Study
 
 plt.switch_backend("agg")
@@ -163,10 +164,10 @@ def picked(study: Study, source: Path, run: str | None) -> dict[str, dict[str, d
             {
                 "arm": arm,
                 "budget": budget,
-                "tasks, effective": effective(rows.task),
+                "tasks, effective": effective(rows.task.value_counts().to_numpy()),
                 "templates": rows.template.nunique(),
-                EFFECTIVE: effective(rows.template),
-                BLIND: effective(rows.cluster),
+                EFFECTIVE: effective(rows.template.value_counts().to_numpy()),
+                BLIND: effective(rows.cluster.value_counts().to_numpy()),
                 "prompt characters": rows.n_chars.mean(),
                 "answer characters": rows.answer.str.len().mean(),
                 "different answers": rows.answer.nunique() / len(rows),
@@ -174,12 +175,6 @@ def picked(study: Study, source: Path, run: str | None) -> dict[str, dict[str, d
         )
     means = pd.DataFrame(found).groupby(["arm", "budget"]).mean().round(3)
     return {arm: means.loc[arm].T.to_dict() for arm in means.index.unique("arm")}
-
-
-def effective(labels: pd.Series) -> float:
-    """The number of equally frequent labels that are as varied as these: the exponential of their entropy."""
-    share = labels.value_counts(normalize=True)
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def overlap(source: Path) -> dict[str, dict[str, float]]:
