@@ -300,7 +300,11 @@ def draw_why(gains: list[dict[str, Any]], file: Path) -> None:
             axes.scatter([], [], color=colour, label=arm)
         else:
             for row in some.itertuples():
-                axes.annotate(arm, (row.ratio, row.gain), xytext=(5, 3), textcoords="offset points", fontsize=7)
+                if row.gain < -0.03 or row.pool == "s":  # the others lie on each other: the tables have them
+                    where = {"xytext": (5, 3), "ha": "left"}
+                    if row.gain > 0.02:
+                        where = {"xytext": (-8, 7 if row.ratio > 1.1 else -3), "ha": "right"}
+                    axes.annotate(arm, (row.ratio, row.gain), textcoords="offset points", fontsize=7, **where)
     axes.axhline(0, color="0.6", lw=1)
     axes.axvline(1, color="0.6", lw=1)
     axes.set_xscale("log")
