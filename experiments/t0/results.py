@@ -33,6 +33,7 @@ from thriftune.bench.efficiency import analyse
 from thriftune.bench.recipe import read as recipe_of
 from thriftune.bench.recipe import settings as bench_settings
 from thriftune.evaluation.metrics import higher_is_better
+from thriftune.selection.describe import CLUSTERS
 from thriftune.selection.scalar import effective
 from thriftune.study import Study
 
@@ -44,7 +45,6 @@ GENERATIVE = ("common_gen", "gigaword", "wiki_bio")
 DECLARED = "nll"
 COLOURS = {"random": "0.35", "cluster_margin": "C0", "facility_location": "C1", "first_margin": "C2"}  # in every figure
 MOST = 80  # per cent saved or lost that the figure shows
-CLUSTERS = 100
 EFFECTIVE, BLIND = "templates, effective", "clusters, effective"
 KEYS = ("strategy", "task", "item", "metric")
 
@@ -114,7 +114,8 @@ def evaluations(study: Study, name: str) -> None:
             rows.loc[benchmark, "task"] = rows.suite + "/" + rows.task
             found.append(rows.assign(strategy=named[1], budget=int(named[2]), seed=int(named[3])).drop(columns="suite"))
             record = read_record(file)
-            settings |= {part["suite"]: part["settings"] for part in record["parts"]}
+            for part in record["parts"]:  # not where the data lay on one machine
+                settings[part["suite"]] = {key: value for key, value in part["settings"].items() if key != "data"}
             versions = record["versions"]
     keep(pa.Table.from_pandas(pd.concat(found), preserve_index=False), name)
     (HERE / f"{name}.json").write_text(json.dumps({"settings": settings, "versions": versions}, indent=1) + "\n")
@@ -248,7 +249,8 @@ def redraw(file: Path) -> list[dict[str, Any]]:
             some = rows.filter(pc.equal(rows["metric"], metric))
             if not some.num_rows:
                 continue
-            found = analyse(some, metrics={metric: higher_is_better(metric)})
+            better = {metric: higher_is_better(metric)}
+            found = analyse(some, metrics=better)
             tell(found, f"{title}, {metric}")
             if (title, metric) == ("tasks of the pool", DECLARED) and arms is not None:
                 gains = varieties(found, arms, file.stem)
@@ -259,10 +261,7 @@ def redraw(file: Path) -> list[dict[str, Any]]:
                     tell_why(found, arms)
                 if "fl_then_random" in arms:
                     pair = pc.is_in(some["strategy"], pa.array(["facility_location", "fl_then_random"]))
-                    tell(
-                        analyse(some.filter(pair), metrics={metric: False}, baseline="facility_location"),
-                        "the late picks",
-                    )
+                    tell(analyse(some.filter(pair), metrics=better, baseline="facility_location"), "the late picks")
     return gains
 
 

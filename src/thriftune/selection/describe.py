@@ -14,7 +14,7 @@ from thriftune.selection.vectors import clusters_of
 from thriftune.study import Study
 from thriftune.types import BoolArray, FloatArray, IntArray, ObjectArray, Selection
 
-_CLUSTERS = 100  # enough to tell kinds of prompts apart; more of them tell prompts of one kind apart
+CLUSTERS = 100  # enough to tell kinds of prompts apart; more of them tell prompts of one kind apart
 _TASKS_KEPT = 1000  # rows of the per-task table that are stored; a pool may use a label per prompt
 _MOSTLY = 0.5
 _MANY = 0.1
@@ -46,7 +46,7 @@ def describe(study: Study, selection: Selection, run: str | None) -> dict[str, A
     summary["clusters"] = None
     if run is not None and (study.score_directory(run) / "embeddings.npy").exists():
         how = selection.params.get("transform", geometry.HIDDEN_STATES)
-        sample, labels, picked = clusters_of(study, run, how, rows, min(_CLUSTERS, max(2, len(rows))))
+        sample, labels, picked = clusters_of(study, run, how, rows, min(CLUSTERS, max(2, len(rows))))
         free = ~candidates.annotated
         summary["clusters"] = touched_clusters(labels[free[sample]], picked, int(free.sum()))
     assert candidates.lengths is not None
