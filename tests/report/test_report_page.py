@@ -300,6 +300,19 @@ def test_the_command(full_study: Study, tmp_path: Path) -> None:
     assert 'value="random-30"' not in out.read_text(encoding="utf-8")
 
 
+def test_clusters_are_told_as_the_selection_was_described(make_study: Callable[..., Study]) -> None:
+    study = make_study()
+    arguments = ["select", str(study.path), "--budget", "12", "--strategy", "facility_location", "--name", "fl"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    told = study.selection("fl")[2]["summary"]["clusters"]
+    cell = write_report(study).read_text(encoding="utf-8").partition('data-label="Clusters">')[2].partition("</td>")[0]
+    assert re.sub("<[^>]*>", "", cell.replace("<br>", "; ")) == (
+        f"{told['touched']} of {told['clusters']}, random {told['random']:.0f}; "
+        f"{told['effective']:.0f} effective, random {told['effective_random']:.0f}"
+    )
+
+
 def _luminance(colour: np.ndarray) -> float:
     return float(colour @ [0.2126, 0.7152, 0.0722])
 

@@ -33,7 +33,6 @@ from thriftune.study import Study
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("core.js", "experiments.js", "plots.js", "points.js")
-_CLUSTERS = 200
 # Values that are not worth a line in the table.
 _USUAL = {"duplicates": "last", "transform": geometry.HIDDEN_STATES, "kernel": "rbf", "start": "mean"}
 _CODE = re.compile(r"`([^`]+)`|(?<![\w-])(--[a-z][a-z-]*)")
@@ -190,7 +189,7 @@ def _table(material: Material, covered: Coverage | None, shares: Sequence[Mappin
                 "against": None if covered is None else covered.against_random(c.name),
                 "tasks": sum(1 for s in shares if s["picks"][c.name]["count"]),
                 "of_tasks": len(shares),
-                "clusters": _clusters(material, c),
+                "clusters": (c.record.get("summary") or {}).get("clusters"),
                 "exact": len(c.rows) - len(np.unique(material.groups[c.rows])),
                 "near": len(c.rows) - len(np.unique(material.near_groups[c.rows])),
                 "length": float(np.median(lengths)) if len(lengths) else 0.0,
@@ -199,17 +198,6 @@ def _table(material: Material, covered: Coverage | None, shares: Sequence[Mappin
             }
         )
     return rows
-
-
-def _clusters(material: Material, chosen: Chosen) -> dict[str, Any] | None:
-    """How many groups of similar prompts a selection touches: as described when it was made, else counted now."""
-    stored = (chosen.record.get("summary") or {}).get("clusters")
-    if isinstance(stored, Mapping) and {"clusters", "touched"} <= set(stored):
-        return dict(stored)
-    if material.embeddings is None or not len(chosen.rows):
-        return None
-    labels = geometry.cluster(material.embeddings, min(_CLUSTERS, max(2, len(chosen.rows))))
-    return {"clusters": len(np.unique(labels)), "touched": len(np.unique(labels[chosen.rows])), "random": None}
 
 
 def _brief(value: Any) -> str:
