@@ -30,6 +30,7 @@ from thriftune.bench import plan as plans
 from thriftune.bench.cells import cell_file, result_table
 from thriftune.bench.design import Pick, seeds_of
 from thriftune.bench.efficiency import analyse
+from thriftune.bench.power import Noise, noise_of, smallest_detectable
 from thriftune.bench.recipe import read as recipe_of
 from thriftune.bench.recipe import settings as bench_settings
 from thriftune.evaluation.metrics import higher_is_better
@@ -44,6 +45,7 @@ UNSEEN = ("cosmos_qa", "dbpedia_14", "glue_qqp", "paws_labeled_final", "quarel")
 GENERATIVE = ("common_gen", "gigaword", "wiki_bio")
 DECLARED = "nll"
 COLOURS = {"random": "0.35", "cluster_margin": "C0", "facility_location": "C1", "first_margin": "C2"}  # in every figure
+PLANNED = Noise(0.2, 0.035, 0.15, 0.61, "from the first pilots")
 MOST = 80  # per cent saved or lost that the figure shows
 EFFECTIVE, BLIND = "templates, effective", "clusters, effective"
 KEYS = ("strategy", "task", "item", "metric")
@@ -254,6 +256,7 @@ def redraw(file: Path) -> list[dict[str, Any]]:
             tell(found, f"{title}, {metric}")
             if (title, metric) == ("tasks of the pool", DECLARED) and arms is not None:
                 gains = varieties(found, arms, file.stem)
+                tell_noise(some, found)
                 if len(found["budgets"]) > 1:
                     draw(found, HERE / f"{file.stem}.png")
                     tell_without(some)
@@ -320,6 +323,38 @@ def draw_why(gains: list[dict[str, Any]], file: Path) -> None:
     plt.close(figure)
 
 
+def tell_noise(rows: pa.Table, found: dict[str, Any]) -> None:
+    """How far paired differences scatter between seeds, how much of it is the luck of items, and what can be found."""
+    values = rows.to_pandas()
+    values = values[(values.strategy != "base") & (values.budget == sorted(found["budgets"])[:2][-1])]
+    wide = values.pivot(index=["task", "item", "seed"], columns="strategy", values="value")
+    ahead = wide.drop(columns="random").rsub(wide["random"], axis=0)
+    means = ahead.groupby(["task", "seed"]).mean().groupby("seed").mean()
+    ahead = ahead[means.columns[means.count() > 1]]
+    means = means[ahead.columns]
+    freedom = int((means.count() - 1).sum())
+    if freedom:
+        seeds = float((means - means.mean()).pow(2).sum().sum()) / freedom
+        by_task = ahead.groupby(["task", "seed"])
+        items = (by_task.var() / by_task.count()).groupby("seed").mean() / values.task.nunique()
+        luck = float(items.stack().mean())
+        own = max(seeds - luck, 0.0)
+        print(
+            f"A difference from random of the same seed with {values.budget.iloc[0]} annotations scatters by "
+            f"{seeds**0.5:.3f} ({freedom} degrees of freedom), {luck**0.5:.3f} the luck of items, {own**0.5:.3f} the "
+            "seeds' own"
+        )
+    measured = noise_of(rows, DECLARED, higher_is_better(DECLARED))
+    for name, noise in {"planned": PLANNED, "measured": measured}.items():
+        if measured is not None and noise is not None:
+            size = {"items": round(values.groupby("seed").item.nunique().mean()), "budgets": found["budgets"]}
+            size |= {"seeds": len(found["seeds"]), "comparisons": len(found["metrics"][0]["strategies"])}
+            least = _percent(smallest_detectable(**size, noise=noise))
+            falls = f"random falls by {noise.slope:.2f} nats for e times the annotations"
+            print(f"Found with a probability of 80 %, as {name}: a saving of {least} ({falls})")
+    print()
+
+
 def tell_without(rows: pa.Table) -> None:
     """What each strategy saves when a task is left out: how much hangs on which tasks there are."""
     without: dict[str, dict[str, dict[str, Any]]] = {}
@@ -378,8 +413,12 @@ def whole(table: pa.Table) -> pa.Table:
     done = finished(most)
     seeds = done.sum(axis=1)
     early = seeds.index[seeds < seeds["random"] - 1]
-    if len(early):
-        print("Left out:", ", ".join(f"{arm} ({seeds[arm]} of {seeds['random']} seeds)" for arm in early) + "\n")
+    for arm in early:
+        rows = slices(table.filter(pc.equal(table["metric"], DECLARED)))["tasks of the pool"].to_pandas()
+        rows = rows[(rows.strategy == arm) & rows.seed.isin(done.columns[done.loc[arm]])]
+        means = rows.groupby(["budget", "seed", "task"]).value.mean().groupby("budget").mean()
+        told = ", ".join(f"{value:.3f} at {budget}" for budget, value in means.items())
+        print(f"Left out: {arm} ({seeds[arm]} of {seeds['random']} seeds; {told or 'not one with all budgets'})\n")
     common = done.columns[done.drop(index=early).all()]
     kept = [("strategy", [*seeds.index.difference(early), "base"]), ("seed", common), ("budget", [0, *budgets[:most]])]
     for column, values in kept:
