@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from thriftune.errors import StrategyError
-from thriftune.selection.engine import blocks, effort, facility
+from thriftune.selection.engine import blocks, effort, facility, width
 from thriftune.selection.engine.facility import facility_location
+from thriftune.selection.engine.neighbours import neighbour_graph
 from thriftune.selection.engine.width import distinct, similarity
 
 NONE = np.empty(0, np.int64)
@@ -28,6 +29,16 @@ def squared_distances(x):
 def rbf(x, gamma):
     d2 = squared_distances(x)
     return np.exp(-d2 / (gamma * d2.sum() / (len(x) * (len(x) - 1))))
+
+
+def local(x, gamma, rank=7):
+    """Zelnik-Manor and Perona's affinity, with a floor."""
+    d2 = squared_distances(x)
+    unique = np.unique(x, axis=0)
+    to_unique = ((x[:, None].astype(np.float64) - unique[None]) ** 2).sum(axis=2)
+    s2 = np.sort(to_unique, axis=1)[:, min(rank, len(unique) - 1)]
+    s2 = np.maximum(s2, max(0.01 * np.median(s2), 1e-4 * d2.sum() / (len(x) * (len(x) - 1))))
+    return np.exp(-d2 / (2 * gamma * np.sqrt(s2[:, None] * s2)))
 
 
 def clipped_cosine(x):
@@ -87,6 +98,56 @@ def test_picks_are_greedy(x, budget, gamma, weighted, engine, monkeypatch):
 
 
 @pytest.mark.parametrize("engine", ["exact", "dense"])
+@pytest.mark.parametrize("copies", [False, True])
+def test_local_widths_are_greedy(engine, copies, monkeypatch):
+    monkeypatch.setattr(facility, "_EDGES", 40)
+    x = clusters(1200, 6)
+    if copies:
+        x[100:220] = x[:120]
+    u, chosen = np.random.default_rng(3).uniform(0, 2, len(x)), np.array([5, 77])
+    result = facility_location(
+        x, 300, kernel="local", gamma=0.5, weights=u, chosen=chosen, engine=engine, advance=ignore
+    )
+    check_greedy(local(x, 0.5), u, chosen, result, every=25)
+    assert result.notes["kernel"] == "local"
+    assert result.value <= result.bound
+
+
+def test_local_widths_do_not_see_how_widely_a_kind_is_spread():
+    rng = np.random.default_rng(0)
+    spread = np.repeat([0.2, 1.0], 500)
+    x = (spread[:, None] * rng.standard_normal((1000, 6))).astype(np.float32)
+    x[:500] += 5
+    tight = {}
+    for kernel in ("rbf", "local"):
+        rows = facility_location(x, 200, kernel=kernel, gamma=0.5, chosen=NONE, advance=ignore).rows
+        tight[kernel] = (rows < 500).mean()
+    assert tight["local"] == pytest.approx(0.5, abs=0.05)
+    assert tight["rbf"] < 0.1
+
+
+def test_local_widths_of_a_large_pool_come_from_a_sample(monkeypatch):
+    x = clusters(2000)
+    monkeypatch.setattr(width, "_CROWD", 500)
+    sim = similarity(x, "local", 0.5, 1)
+    base = np.sort(np.random.default_rng(0).choice(2000, 500, replace=False))
+    d2 = squared_distances(x)
+    d2[np.arange(2000), np.arange(2000)] = np.inf
+    np.testing.assert_allclose(1 / sim.rate**2, np.sort(d2[:, base], axis=1)[:, 6], rtol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "local", "cosine"])
+def test_the_graph_holds_the_similarities_of_the_pool(kernel):
+    x = clusters(700)
+    sim = similarity(x, kernel, 0.5, 1)
+    with blocks.workers() as run:
+        index, value = neighbour_graph(sim, 20, run)
+    expected = sim.block(slice(None), slice(None))
+    rows, places = np.nonzero(index >= 0)
+    np.testing.assert_allclose(value[rows, places], expected[rows, index[rows, places]], atol=2e-5)
+
+
+@pytest.mark.parametrize("engine", ["exact", "dense"])
 def test_cosine_is_clipped_and_greedy(engine, monkeypatch):
     monkeypatch.setattr(facility, "_EDGES", 60)
     x = clusters(1200, 12)
@@ -109,17 +170,21 @@ def test_integer_grid_with_copies(engine):
 
 
 @pytest.mark.parametrize("engine", ["exact", "dense", "neighbours"])
-@pytest.mark.parametrize("kernel", ["rbf", "cosine"])
+@pytest.mark.parametrize("kernel", ["rbf", "local", "cosine"])
 def test_degenerate_pools(engine, kernel):
+    gamma = 0.5 if kernel == "local" else "auto"
     line = np.arange(30, dtype=np.float32)[:, None]
     for x in (np.ones((30, 4), np.float32), np.zeros((30, 4), np.float32), line):
         for chosen in (NONE, np.array([2, 9])):
             budget = len(x) - len(chosen)
-            result = facility_location(x, budget, kernel=kernel, chosen=chosen, engine=engine, advance=ignore)
+            result = facility_location(
+                x, budget, kernel=kernel, gamma=gamma, chosen=chosen, engine=engine, advance=ignore
+            )
             assert sorted([*result.rows, *chosen]) == list(range(30))
             assert np.isfinite(result.value)
             assert result.bound >= result.value - 1e-6
-    identical = facility_location(np.ones((9, 2), np.float32), 9, chosen=NONE, engine=engine, advance=ignore)
+    same = np.ones((9, 2), np.float32)
+    identical = facility_location(same, 9, kernel=kernel, gamma=gamma, chosen=NONE, engine=engine, advance=ignore)
     assert identical.rows.tolist() == list(range(9))
     assert identical.gains.tolist() == pytest.approx([9] + [0] * 8)
 
@@ -160,13 +225,16 @@ def test_agrees_with_submodlib():
     assert np.mean(result.rows == np.array([row for row, _ in picks])) > 0.9
 
 
-def test_neighbours_come_close_to_exact():
+@pytest.mark.parametrize("kernel", ["rbf", "local"])
+def test_neighbours_come_close_to_exact(kernel):
     x = clusters(4000)
     for budget, least in ((1800, 0.97), (60, 0.97)):
-        w = rbf(x, 0.2)
+        w = {"rbf": rbf, "local": local}[kernel](x, 0.2)
         values = {}
         for engine in ("exact", "neighbours"):
-            rows = facility_location(x, budget, gamma=0.2, chosen=NONE, engine=engine, advance=ignore).rows
+            rows = facility_location(
+                x, budget, kernel=kernel, gamma=0.2, chosen=NONE, engine=engine, advance=ignore
+            ).rows
             values[engine] = w[:, rows].max(axis=1).sum()
         random = w[:, np.random.default_rng(0).choice(4000, budget, replace=False)].max(axis=1).sum()
         assert (values["neighbours"] - random) / (values["exact"] - random) >= least
@@ -242,8 +310,10 @@ def test_automatic_choice_is_stated(monkeypatch):
 
 def test_errors_say_what_to_do(monkeypatch):
     x = clusters(100)
-    with pytest.raises(StrategyError, match="unknown kernel 'linear': choose one of rbf, cosine"):
+    with pytest.raises(StrategyError, match="unknown kernel 'linear': choose one of rbf, local, cosine"):
         facility_location(x, 5, kernel="linear", chosen=NONE, advance=ignore)
+    with pytest.raises(StrategyError, match="leave gamma=auto out"):
+        facility_location(x, 5, kernel="local", gamma="auto", chosen=NONE, advance=ignore)
     with pytest.raises(StrategyError, match="unknown engine 'fast'"):
         facility_location(x, 5, engine="fast", chosen=NONE, advance=ignore)
     for gamma in (0, -1, float("nan"), float("inf")):

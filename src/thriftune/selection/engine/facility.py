@@ -21,7 +21,7 @@ from thriftune.selection.engine.partition import partitioned, parts_needed
 from thriftune.selection.engine.width import Similarity, distinct, similarity
 from thriftune.types import FloatArray, IntArray
 
-Kernel = Literal["rbf", "cosine"]
+Kernel = Literal["rbf", "local", "cosine"]
 Engine = Literal["auto", "exact", "neighbours", "dense"]
 
 _DENSE = 1024  # pools so small are quickest with all similarities at hand
@@ -71,8 +71,7 @@ def facility_location(
     Args:
         x: (n, d) float32, C order.
         budget: how many rows to pick, at most n - m.
-        kernel: ``rbf``: exp(-squared distance / (gamma * mean squared distance)); ``cosine``: clipped at 0.
-        gamma: width of ``rbf``, or ``auto``: see ``similarity``.
+        kernel, gamma: see `width.similarity`.
         weights: (n,) float >= 0, how much each row counts as something to be covered; None: all alike.
         chosen: (m,) rows that count as picked already.
         engine: ``exact`` (greedy without an n x n matrix), ``neighbours`` (greedy on a graph of nearest neighbours),

@@ -21,6 +21,7 @@ from thriftune.types import BoolArray, FloatArray, IntArray
 Array = npt.NDArray[Any]
 _TILE = 1024
 _CLUSTER = 256  # rows per cluster aimed at
+_FAR = np.float32(-1e30)  # a half squared distance that can be multiplied, where there is no neighbour
 _MANY = 1024  # clusters from which a row is not compared with all of them
 
 
@@ -69,16 +70,23 @@ def neighbours_by_shares(
     else:
         _, group = clusters(centres, max(1, round(math.sqrt(len(centres)))), run)
         shares = join_by_shares(sim.a, half, order, bounds, group, pairs, degree, run)
-    zeros = np.zeros(degree, np.float32)
+    zeros, ones = np.zeros(max(degree, _TILE), np.float32), np.ones(max(degree, _TILE), np.float32)
     for places, *found_there in shares:
         index, value = (np.require(array, requirements="W") for array in found_there)  # helpers may send them locked
 
-        def to_similarity(first: int, index: IntArray = index, value: FloatArray = value) -> None:
+        def to_similarity(
+            first: int, index: IntArray = index, value: FloatArray = value, rows: IntArray = order[places]
+        ) -> None:
             part = slice(first, first + _TILE)
             index[part] = np.where(index[part] >= 0, order[index[part]], -1)
             if sim.gamma is None:
                 value[part] += 1
-            scale_to_similarity(value[part], np.zeros(len(value[part]), np.float32), zeros, np.float32(sim.scale))
+            if sim.local:
+                np.maximum(value[part], _FAR, out=value[part])
+                value[part] *= sim.rate[rows[part], None] * sim.rate[index[part]]
+            size = len(value[part])
+            plain = zeros[:size], zeros[:degree], ones[:size], ones[:degree]
+            scale_to_similarity(value[part], *plain, np.float32(sim.scale))
 
         run(to_similarity, range(0, len(index), _TILE))
         yield order[places], index, value

@@ -26,8 +26,10 @@ _ZERO = np.float32(0)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_VECTORISE, error_model="numpy")
-def to_similarity(g: Array, half_i: Array, half_j: Array, scale: float) -> None:
-    """Products (b, c) to similarities in place: exp(min(0, scale * (g - half_i - half_j))); scale 0: max(0, g).
+def to_similarity(g: Array, half_i: Array, half_j: Array, rate_i: Array, rate_j: Array, scale: float) -> None:
+    """Products (b, c) to similarities in place, for a ``scale`` of 0 max(0, g) and else
+
+    exp(min(0, scale * rate_i * rate_j * (g - half_i - half_j))).
 
     The exponential is Cephes' polynomial (relative error 2e-7), because calls into libm do not vectorise.
     """
@@ -38,9 +40,9 @@ def to_similarity(g: Array, half_i: Array, half_j: Array, scale: float) -> None:
                 g[i, j] = max(g[i, j], _ZERO)
         return
     for i in range(rows):
-        h = half_i[i]
+        h, r_i = half_i[i], scale * rate_i[i]
         for j in range(columns):
-            y = scale * (g[i, j] - h - half_j[j])
+            y = r_i * rate_j[j] * (g[i, j] - h - half_j[j])
             y = min(max(y, _LOWEST), _ZERO)
             k = (y * _LOG2E + _ROUND) - _ROUND
             r = y - k * _LN2_HIGH - k * _LN2_LOW

@@ -13,29 +13,42 @@ from thriftune.selection.engine.tiles import row_hashes, to_similarity
 from thriftune.types import FloatArray, IntArray
 
 _FLOOR = 0.01  # narrower, and a pool of near duplicates would leave everything else without any similarity
+_ROUNDING = 1e-4  # of the mean squared distance: shorter ones are products' rounding errors
 _SAMPLE = 512
 _BLOCK = 8192
+_NEIGHBOUR = 7  # Zelnik-Manor and Perona 2004
+_CROWD = 8192  # rows among which it is looked for
 
 
 class Similarity:
     """Blocks of the similarity matrix, computed when asked for.
 
-    Every kernel is a function of a product: w_ij = exp(min(0, 2c (<a_i, a_j> - h_i - h_j))) for ``rbf`` and
-    max(0, <a_i, a_j>) for ``cosine``.
+    Every kernel is a function of a product: w_ij = exp(min(0, c r_i r_j (<a_i, a_j> - h_i - h_j))) for ``rbf`` and
+    ``local``, and max(0, <a_i, a_j>) for ``cosine``.
 
     Args:
-        a: (n, d) float32, rows shifted (rbf) or scaled to unit length (cosine).
+        a: (n, d) float32, rows shifted (rbf, local) or scaled to unit length (cosine).
         half: (n,) float32, half the squared length of each row; zeros for cosine.
-        scale: 2c = 2 / (gamma * width); 0 for cosine.
+        scale: c = 2 / (gamma * width) for rbf, 1 / gamma for local, 0 for cosine.
         gamma: as resolved; None for cosine.
         floored: the automatic gamma met its floor.
-        width: mean squared distance between different rows of the pool.
+        width: mean squared distance between different rows of the pool; for local the median of what stands for it.
+        rate: (n,) float32, 1 / the distance of each row to its 7th neighbour, for local; None for the others.
     """
 
     def __init__(
-        self, a: FloatArray, half: FloatArray, scale: float, gamma: float | None, floored: bool, width: float
+        self,
+        a: FloatArray,
+        half: FloatArray,
+        scale: float,
+        gamma: float | None,
+        floored: bool,
+        width: float,
+        rate: FloatArray | None = None,
     ) -> None:
         self.a, self.half, self.scale, self.gamma, self.floored, self.width = a, half, scale, gamma, floored, width
+        self.local = rate is not None
+        self.rate = np.ones(len(a), np.float32) if rate is None else rate
         self.on_device: Rows | None = None
 
     def __len__(self) -> int:
@@ -48,12 +61,14 @@ class Similarity:
         else:
             a, b = self.a[left], self.a[right]
             product = np.dot(a, b.T, out=None if out is None else out[: len(a) * len(b)].reshape(len(a), len(b)))
-        to_similarity(product, self.half[left], self.half[right], np.float32(self.scale))
+        halves, rates = (self.half[left], self.half[right]), (self.rate[left], self.rate[right])
+        to_similarity(product, *halves, *rates, np.float32(self.scale))
         return product
 
     def take(self, rows: IntArray) -> Similarity:
         """The same kernel over some of the rows."""
-        return Similarity(self.a[rows], self.half[rows], self.scale, self.gamma, self.floored, self.width)
+        rate = self.rate[rows] if self.local else None
+        return Similarity(self.a[rows], self.half[rows], self.scale, self.gamma, self.floored, self.width, rate)
 
     def own(self, rows: IntArray) -> FloatArray:
         """(len(rows),) similarity of each row with itself: 1, or 0 for a vector of length zero under cosine."""
@@ -65,7 +80,7 @@ class Similarity:
         """What was decided, for the record of the selection."""
         if self.gamma is None:
             return {"kernel": "cosine"}
-        notes: dict[str, Any] = {"kernel": "rbf", "gamma": self.gamma, "width": self.width}
+        notes: dict[str, Any] = {"kernel": "local" if self.local else "rbf", "gamma": self.gamma, "width": self.width}
         if self.floored:
             notes["gamma_floored"] = True
         return notes
@@ -76,13 +91,15 @@ def similarity(x: FloatArray, kernel: str, gamma: float | Literal["auto"], centr
 
     Args:
         x: (n, d) float32.
-        kernel: ``rbf`` or ``cosine``.
-        gamma: width of ``rbf`` in units of the mean squared distance; ``auto``: the one at which a typical row's
-            similarity to its ceil(n / centres)-th distinct neighbour is one half.
+        kernel: ``rbf``: exp(-squared distance / (gamma * mean squared distance)); ``local``: exp(-squared distance /
+            (2 gamma s_i s_j)) with the distances s of the two rows to their 7th neighbour, with ``gamma`` 0.5 the
+            affinity of Zelnik-Manor and Perona 2004; ``cosine``: clipped at 0.
+        gamma: width of ``rbf`` and ``local``; ``auto``, for ``rbf``: the one at which a typical row's similarity to
+            its ceil(n / centres)-th distinct neighbour is one half.
         centres: how many rows will cover the pool, those already chosen included.
 
     Raises:
-        StrategyError: ``gamma`` is not a positive number.
+        StrategyError: ``gamma`` is not a positive number, or ``auto`` for ``local``.
     """
     if kernel == "cosine":
         lengths = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
@@ -91,10 +108,18 @@ def similarity(x: FloatArray, kernel: str, gamma: float | Literal["auto"], centr
         return Similarity(unit, np.zeros(len(x), np.float32), 0.0, None, False, 0.0)
     if gamma != "auto" and not (math.isfinite(gamma) and gamma > 0):
         raise StrategyError(f"gamma is {gamma!r}: give a positive number or 'auto'")
+    if gamma == "auto" and kernel == "local":
+        raise StrategyError("kernel=local has a width for every prompt: leave gamma=auto out")
     a = shifted(x)
     squared = np.einsum("ij,ij->i", a, a, dtype=np.float64)
     width = _mean_squared_distance(a, squared)
     half = (squared / 2).astype(np.float32)
+    if kernel == "local":
+        assert gamma != "auto"
+        near = _to_neighbour(a, half)
+        near = np.maximum(near, max(_FLOOR * float(np.median(near)), _ROUNDING * width))
+        rate = (1 / np.sqrt(near)).astype(np.float32)
+        return Similarity(a, half, 1 / gamma, float(gamma), False, 2 * float(np.median(near)), rate)
     if gamma != "auto":
         return Similarity(a, half, 2 / (gamma * width), float(gamma), False, width)
     typical = _typical_squared_distance(a, half, math.ceil(len(a) / max(centres, 1)))
@@ -146,6 +171,28 @@ def _typical_squared_distance(a: FloatArray, half: FloatArray, rank: int) -> flo
         closest = -np.partition(-product, rank, axis=1)[:, rank]
         distances[begin : begin + 64] = np.maximum(2 * (half[rows] - closest), 0)
     return float(np.median(distances))
+
+
+def _to_neighbour(a: FloatArray, half: FloatArray) -> FloatArray:
+    """(n,) squared distance of each row to its 7th distinct neighbour, in a sample of the pool where it is large."""
+    first, group = distinct(a)
+    rows, halves = (a, half) if len(first) == len(a) else (a[first], half[first])
+    base = np.arange(len(rows))
+    if len(rows) > _CROWD:
+        base = np.sort(np.random.default_rng(0).choice(len(rows), _CROWD, replace=False))
+    rank = min(_NEIGHBOUR, len(base) - 1)
+    found = np.zeros(len(rows), np.float32)
+    inside = np.isin(np.arange(len(rows)), base)
+    columns = rows[base].T
+    for begin in range(0, len(rows) if rank else 0, 256):
+        part = slice(begin, begin + 256)
+        product = rows[part] @ columns
+        product -= halves[base]
+        # A row of the sample is its own nearest, at distance 0.
+        ranks = -np.partition(-product, [rank - 1, rank], axis=1)[:, rank - 1 : rank + 1]
+        closest = np.where(inside[part], ranks[:, 1], ranks[:, 0])
+        found[part] = np.maximum(2 * (halves[part] - closest), 0)
+    return found[group]
 
 
 def distinct(a: FloatArray) -> tuple[IntArray, IntArray]:

@@ -39,7 +39,7 @@ def facility_location(
     budget: int,
     rng: np.random.Generator,
     *,
-    kernel: Literal["rbf", "cosine"] = "rbf",
+    kernel: Literal["rbf", "local", "cosine"] = "rbf",
     gamma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = _WIDTH,
     engine: Literal["auto", "exact", "neighbours", "dense"] = "auto",
     device: Literal["cpu", "cuda"] = "cpu",
@@ -53,6 +53,10 @@ def facility_location(
     the similarity in units of the mean squared distance. A fixed one makes every prefix the selection at that smaller
     budget; ``auto`` fits it to the budget: a typical prompt's similarity to its ceil(n / budget)-th neighbour is then
     one half. ``device=cuda`` computes products on a GPU.
+
+    ``kernel=local`` measures distances by how crowded it is around the two prompts (their distance to their 7th
+    neighbour, Zelnik-Manor and Perona 2004), so that kinds of prompts which vary much in themselves do not get most of
+    the later picks.
 
     With costs, the picks are the better of two greedy choices, by gain per cost and by gain: at least 31 % of the best
     that the money buys, and the certificate says how much more. Nothing is bought that adds nothing.
