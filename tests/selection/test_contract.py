@@ -34,6 +34,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "facility_location": [
         {"gamma": "auto"},
         {"kernel": "cosine", "transform": "l2"},
+        {"kernel": "local"},
         {"engine": "exact"},
         {"engine": "neighbours"},
     ],

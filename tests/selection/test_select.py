@@ -143,7 +143,9 @@ def test_requests_that_cannot_be_met_say_why(arguments: dict[str, Any], message:
 
 
 def test_all_problems_with_parameters_come_at_once() -> None:
-    with pytest.raises(StrategyError, match=r"no parameter 'width' \(it has: .*\); kernel='poly' is not 'rbf' or 'cos"):
+    with pytest.raises(
+        StrategyError, match=r"no parameter 'width' \(it has: .*\); kernel='poly' is not 'rbf' or 'local' or 'cos"
+    ):
         select(embeddings=GRID, strategy="facility_location", budget=2, kernel="poly", width=3)
 
 
