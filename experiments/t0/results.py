@@ -44,7 +44,13 @@ KEPT = HERE / "kept"
 UNSEEN = ("cosmos_qa", "dbpedia_14", "glue_qqp", "paws_labeled_final", "quarel")
 GENERATIVE = ("common_gen", "gigaword", "wiki_bio")
 DECLARED = "nll"
-COLOURS = {"random": "0.35", "cluster_margin": "C0", "facility_location": "C1", "first_margin": "C2"}  # in every figure
+COLOURS = {
+    "random": "0.35",
+    "cluster_margin": "C0",
+    "facility_location": "C1",
+    "first_margin": "C2",
+    "fl_local": "C3",
+}  # in every figure
 PLANNED = Noise(0.2, 0.035, 0.15, 0.61, "from the first pilots")
 MOST = 80  # per cent saved or lost that the figure shows
 EFFECTIVE, BLIND = "templates, effective", "clusters, effective"
@@ -262,9 +268,10 @@ def redraw(file: Path) -> list[dict[str, Any]]:
                     tell_without(some)
                 else:
                     tell_why(found, arms)
-                if "fl_then_random" in arms:
-                    pair = pc.is_in(some["strategy"], pa.array(["facility_location", "fl_then_random"]))
-                    tell(analyse(some.filter(pair), metrics=better, baseline="facility_location"), "the late picks")
+                for arm in sorted({"fl_then_random", "fl_local"} & set(arms)):
+                    pair = pc.is_in(some["strategy"], pa.array(["facility_location", arm]))
+                    beside = analyse(some.filter(pair), metrics=better, baseline="facility_location")
+                    tell(beside, f"{arm} beside facility_location")
     return gains
 
 
@@ -283,7 +290,7 @@ def varieties(found: dict[str, Any], arms: dict[str, Any], name: str) -> list[di
 def draw_why(gains: list[dict[str, Any]], file: Path) -> None:
     """What is gained over random beside how varied the picks are, in proportion to random's."""
     points = pd.DataFrame(gains)
-    points["pool"] = points.bench.map({"skewed": "o", "exploratory": "o", "balanced": "s", "late": "s"})
+    points["pool"] = points.bench.map({"skewed": "o", "exploratory": "o", "balanced": "s", "late": "s", "local": "s"})
     more_seeds_first = points.bench.isin(["late", "exploratory"]).argsort(kind="stable")
     points = points.iloc[more_seeds_first].drop_duplicates(["pool", "arm", "budget"])
     for kind in (EFFECTIVE, BLIND):
@@ -518,9 +525,9 @@ def tell(found: dict[str, Any], title: str) -> None:
     for name, s in intervals.items():
         if len(budgets) > 1:
             ahead = (f"{d['budget']}: {_difference(d)}" for d in s["differences"])
-            print(f"\n{name} ahead of random by {', '.join(ahead)}")
+            print(f"\n{name} ahead of {found['baseline']} by {', '.join(ahead)}")
             same = (f"{b}: {_reached(curves[name], curves[found['baseline']][b], one)}" for b in budgets)
-            print(f"{name} is as good as random with {', '.join(same)} annotations")
+            print(f"{name} is as good as {found['baseline']} with {', '.join(same)} annotations")
     print()
 
 
