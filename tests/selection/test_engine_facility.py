@@ -10,7 +10,7 @@ import pytest
 from thriftune.errors import StrategyError
 from thriftune.selection.engine import blocks, effort, facility, width
 from thriftune.selection.engine.facility import facility_location
-from thriftune.selection.engine.neighbours import neighbour_graph
+from thriftune.selection.engine.neighbours import neighbours_by_shares
 from thriftune.selection.engine.width import distinct, similarity
 
 NONE = np.empty(0, np.int64)
@@ -136,15 +136,19 @@ def test_local_widths_of_a_large_pool_come_from_a_sample(monkeypatch):
     np.testing.assert_allclose(1 / sim.rate**2, np.sort(d2[:, base], axis=1)[:, 6], rtol=1e-3)
 
 
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("kernel", ["rbf", "local", "cosine"])
-def test_the_graph_holds_the_similarities_of_the_pool(kernel):
+def test_the_graph_holds_the_similarities_of_the_pool(kernel, whole):
     x = clusters(700)
     sim = similarity(x, kernel, 0.5, 1)
-    with blocks.workers() as run:
-        index, value = neighbour_graph(sim, 20, run)
     expected = sim.block(slice(None), slice(None))
-    rows, places = np.nonzero(index >= 0)
-    np.testing.assert_allclose(value[rows, places], expected[rows, index[rows, places]], atol=2e-5)
+    found = 0
+    with blocks.workers() as run:
+        for rows, index, value in neighbours_by_shares(sim, 20, run, whole=whole):
+            of, places = np.nonzero(index >= 0)
+            np.testing.assert_allclose(value[of, places], expected[rows[of], index[of, places]], atol=2e-5)
+            found += len(of)
+    assert found == 700 * 20
 
 
 @pytest.mark.parametrize("engine", ["exact", "dense"])
