@@ -1,6 +1,7 @@
 """The study's tables and figures from its per-item results, which hold no prompt texts.
 
 python experiments/t0/results.py collect STUDY NAME     # what a bench measured into docs/results/study/NAME.*
+python experiments/t0/results.py collect STUDY NAME OTHER # with random and facility_location of what is kept as OTHER
 python experiments/t0/results.py evaluations STUDY NAME # the same of evaluations named ARM-BUDGET-seedN[.ANYTHING]
 python experiments/t0/results.py restore BENCH.toml     # what was kept as finished cells: thriftune bench goes on there
 python experiments/t0/results.py                        # redraw docs/results/study/*.png and print the tables
@@ -43,6 +44,7 @@ HERE = Path(__file__).resolve().parents[2] / "docs" / "results" / "study"
 KEPT = HERE / "kept"
 UNSEEN = ("cosmos_qa", "dbpedia_14", "glue_qqp", "paws_labeled_final", "quarel")
 GENERATIVE = ("common_gen", "gigaword", "wiki_bio")
+LENT = ("random", "facility_location")
 DECLARED = "nll"
 COLOURS = {
     "random": "0.35",
@@ -57,11 +59,23 @@ EFFECTIVE, BLIND = "templates, effective", "clusters, effective"
 KEYS = ("strategy", "task", "item", "metric")
 
 
-def collect(study: Path, name: str) -> None:
-    """Keep what a bench has measured so far, its plan and what was picked, compactly and without texts."""
+def collect(study: Path, name: str, other: str | None = None) -> None:
+    """Keep what a bench has measured so far, its plan and what was picked, compactly and without texts.
+
+    Args:
+        study: where the bench lies.
+        name: its name.
+        other: a bench of the same pool, seeds and items whose cells of two arms stand in for those it lacks.
+    """
     source = study / "bench" / name
     files = sorted((source / "cells").glob("*.parquet"))
-    keep(pa.concat_tables(pq.read_table(file).replace_schema_metadata(None) for file in files), name)
+    table = pa.concat_tables(pq.read_table(file).replace_schema_metadata(None) for file in files)
+    if other is not None:
+        there = plain(pq.read_table(HERE / f"{other}.parquet").replace_schema_metadata(None))
+        lent = set(LENT) - set(table["strategy"].to_pylist())
+        there = there.filter(pc.is_in(there["strategy"], pa.array(sorted(lent))))
+        table = pa.concat_tables([table, there.select(table.column_names).cast(table.schema)])
+    keep(table, name)
     plan = json.loads((source / "plan.json").read_text(encoding="utf-8"))
     kept = {key: plan[key] for key in ("config", "versions", "model", "created", "extensions") if key in plan}
     kept["model"]["spec"] = Path(kept["model"]["spec"]).name  # not where it lay on one machine
@@ -71,6 +85,9 @@ def collect(study: Path, name: str) -> None:
     cells.to_parquet(KEPT / f"{name}-cells.parquet", compression="zstd")
     keep_picks(Study(study), source, name)
     kept["picked"] = picked(Study(study), source, plan["config"]["run"])
+    if other is not None:
+        told = json.loads((HERE / f"{other}.json").read_text(encoding="utf-8"))["picked"]
+        kept["picked"] |= {arm: told[arm] for arm in LENT if arm not in kept["picked"]}
     kept["overlap"] = overlap(source)
     kept["seconds"] = seconds(study, source, plan["inputs"]["scores"])
     (HERE / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
@@ -231,17 +248,22 @@ def slices(table: pa.Table) -> dict[str, pa.Table]:
     }
 
 
+def plain(table: pa.Table) -> pa.Table:
+    """What `keep` wrote, as benches write it."""
+    for column in KEYS:
+        table = table.set_column(table.column_names.index(column), column, table[column].cast(pa.string()))
+    for column, kind in (("budget", pa.int64()), ("seed", pa.int64()), ("value", pa.float64())):
+        table = table.set_column(table.column_names.index(column), column, table[column].cast(kind))
+    return table
+
+
 def redraw(file: Path) -> list[dict[str, Any]]:
     """Print an experiment's tables and draw its curves and savings.
 
     Returns:
         How far each arm is ahead of random at each budget, beside the variety of its picks in proportion to random's.
     """
-    table = pq.read_table(file)
-    for column in KEYS:
-        table = table.set_column(table.column_names.index(column), column, table[column].cast(pa.string()))
-    for column, kind in (("budget", pa.int64()), ("seed", pa.int64()), ("value", pa.float64())):
-        table = table.set_column(table.column_names.index(column), column, table[column].cast(kind))
+    table = plain(pq.read_table(file))
     metrics = sorted(set(table["metric"].to_pylist()), key=lambda m: (m != DECLARED, m))
     print(f"\n## {file.stem}\n")
     record = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
@@ -290,7 +312,9 @@ def varieties(found: dict[str, Any], arms: dict[str, Any], name: str) -> list[di
 def draw_why(gains: list[dict[str, Any]], file: Path) -> None:
     """What is gained over random beside how varied the picks are, in proportion to random's."""
     points = pd.DataFrame(gains)
-    points["pool"] = points.bench.map({"skewed": "o", "exploratory": "o", "balanced": "s", "late": "s", "local": "s"})
+    points["pool"] = points.bench.map(
+        {"skewed": "o", "exploratory": "o", "local-skewed": "o", "balanced": "s", "late": "s", "local": "s"}
+    )
     more_seeds_first = points.bench.isin(["late", "exploratory"]).argsort(kind="stable")
     points = points.iloc[more_seeds_first].drop_duplicates(["pool", "arm", "budget"])
     for kind in (EFFECTIVE, BLIND):
@@ -562,7 +586,7 @@ def _percent(share: float | None) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["collect"]:
-        collect(Path(sys.argv[2]), sys.argv[3])
+        collect(Path(sys.argv[2]), *sys.argv[3:5])
     elif sys.argv[1:2] == ["restore"]:
         restore(Path(sys.argv[2]))
     elif sys.argv[1:2] == ["evaluations"]:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole study, about 17 hours of two cores: experiments/t0/run.sh T0_POOL.parquet
+# The whole study, about 21 hours of two cores: experiments/t0/run.sh T0_POOL.parquet
 # GEMMA=FILE.gguf (or a directory) adds Gemma 3 270M, DATA=DIR (mmlu.parquet, bbh.parquet) public benchmarks. Stopped, it
 # goes on where it was. Everything is made in experiments/t0/runs, results in docs/results/study.
 set -e
@@ -67,5 +67,7 @@ for regime in skewed balanced; do
 done
 benchmarks balanced balanced balanced-answers
 run balanced late
+run balanced local
+run skewed local-skewed
 run skewed exploratory
 python results.py

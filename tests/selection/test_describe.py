@@ -141,6 +141,15 @@ def test_each_warning_has_its_cause(path: tuple[Any, ...], value: Any, message: 
     assert re.search(message, found)
 
 
+def test_what_is_advised_against_uneven_picks_is_not_what_was_done() -> None:
+    summary = calm()
+    summary["clusters"]["effective"] = 39.0
+    advice = [
+        describe.warnings(summary, {"kernel": kernel})[0].partition("compare with ")[2] for kernel in ("rbf", "local")
+    ]
+    assert advice == ["facility_location --param kernel=local, fewer picks, random", "fewer picks, random"]
+
+
 def test_a_graph_that_misses_neighbours_is_told() -> None:
     summary = {"picks": 9, "pool": 90, "cut": None, "lengths": {"longest": {"picks": 0.0}}}
     summary |= {"tasks": None, "clusters": None, "repeats": {"near": 0}, "score_length": None, "ties": None}

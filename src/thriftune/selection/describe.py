@@ -182,10 +182,11 @@ def warnings(summary: Mapping[str, Any], notes: Mapping[str, Any]) -> list[str]:
     if clusters is not None and clusters["effective"] < min(
         _LESS * clusters["effective_random"], clusters["effective_least"]
     ):
+        even = "" if notes.get("kernel") == "local" else "facility_location --param kernel=local, "
         found.append(
             f"the picks are less varied than as many random ones (effective number of clusters "
             f"{clusters['effective']:.0f}, random {clusters['effective_random']:.0f}): nothing like that was shown to "
-            "save annotations in our study (docs/results/study.md); compare with fewer picks, another strategy, random"
+            f"save annotations in our study (docs/results/study.md); compare with {even}fewer picks, random"
         )
     near = summary["repeats"]["near"] / k
     if near > _MANY:
