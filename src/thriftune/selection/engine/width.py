@@ -188,9 +188,9 @@ def _to_neighbour(a: FloatArray, half: FloatArray) -> FloatArray:
         part = slice(begin, begin + 256)
         product = rows[part] @ columns
         product -= halves[base]
-        # A row of the sample is its own nearest, at distance 0.
-        ranks = -np.partition(-product, [rank - 1, rank], axis=1)[:, rank - 1 : rank + 1]
-        closest = np.where(inside[part], ranks[:, 1], ranks[:, 0])
+        # One more than is wanted: a row of the sample is its own nearest, at distance 0.
+        nearest = np.sort(np.partition(product, -1 - rank, axis=1)[:, -1 - rank :], axis=1)
+        closest = np.where(inside[part], nearest[:, 0], nearest[:, 1])
         found[part] = np.maximum(2 * (halves[part] - closest), 0)
     return found[group]
 
