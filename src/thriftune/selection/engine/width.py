@@ -163,14 +163,7 @@ def _typical_squared_distance(a: FloatArray, half: FloatArray, rank: int) -> flo
         return 0.0
     sample = np.sort(np.random.default_rng(0).choice(len(a), min(len(a), _SAMPLE), replace=False))
     # A row of the pool is one of its own distinct neighbours, at distance 0: hence position ``rank``, not rank - 1.
-    distances = np.empty(len(sample))
-    for begin in range(0, len(sample), 64):
-        rows = sample[begin : begin + 64]
-        product = a[rows] @ base.T
-        product -= base_half
-        closest = -np.partition(-product, rank, axis=1)[:, rank]
-        distances[begin : begin + 64] = np.maximum(2 * (half[rows] - closest), 0)
-    return float(np.median(distances))
+    return float(np.median(_at_rank(a, half, sample, base, base_half, rank)))
 
 
 def _to_neighbour(a: FloatArray, half: FloatArray) -> FloatArray:
@@ -181,18 +174,26 @@ def _to_neighbour(a: FloatArray, half: FloatArray) -> FloatArray:
     if len(rows) > _CROWD:
         base = np.sort(np.random.default_rng(0).choice(len(rows), _CROWD, replace=False))
     rank = min(_NEIGHBOUR, len(base) - 1)
-    found = np.zeros(len(rows), np.float32)
-    inside = np.isin(np.arange(len(rows)), base)
-    columns = rows[base].T
-    for begin in range(0, len(rows) if rank else 0, 256):
-        part = slice(begin, begin + 256)
-        product = rows[part] @ columns
-        product -= halves[base]
-        # One more than is wanted: a row of the sample is its own nearest, at distance 0.
-        nearest = np.sort(np.partition(product, -1 - rank, axis=1)[:, -1 - rank :], axis=1)
-        closest = np.where(inside[part], nearest[:, 0], nearest[:, 1])
-        found[part] = np.maximum(2 * (halves[part] - closest), 0)
+    found = np.zeros(len(rows))
+    if rank:
+        outside = np.setdiff1d(np.arange(len(rows)), base)
+        for some, place in ((base, rank), (outside, rank - 1)):  # a row of the sample is its own nearest
+            found[some] = _at_rank(rows, halves, some, rows[base], halves[base], place)
     return found[group]
+
+
+def _at_rank(
+    a: FloatArray, half: FloatArray, rows: IntArray, base: FloatArray, base_half: FloatArray, rank: int
+) -> FloatArray:
+    """(len(rows),) squared distance of each of the rows of ``a`` to its nearest but ``rank`` of the rows ``base``."""
+    distances = np.empty(len(rows))
+    for begin in range(0, len(rows), 64):
+        some = rows[begin : begin + 64]
+        product = a[some] @ base.T
+        product -= base_half
+        closest = np.partition(product, -1 - rank, axis=1)[:, -1 - rank]
+        distances[begin : begin + 64] = np.maximum(2 * (half[some] - closest), 0)
+    return distances
 
 
 def distinct(a: FloatArray) -> tuple[IntArray, IntArray]:
