@@ -337,6 +337,8 @@ def draw_why(gains: list[dict[str, Any]], file: Path) -> None:
                     where = {"xytext": (5, 3), "ha": "left"}
                     if row.gain > 0.02:
                         where = {"xytext": (-8, 7 if row.ratio > 1.1 else -3), "ha": "right"}
+                    elif arm == "length_matched":  # on its right lies gist_first
+                        where = {"xytext": (-6, -3), "ha": "right"}
                     axes.annotate(arm, (row.ratio, row.gain), textcoords="offset points", fontsize=7, **where)
     axes.axhline(0, color="0.6", lw=1)
     axes.axvline(1, color="0.6", lw=1)

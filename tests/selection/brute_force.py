@@ -14,15 +14,26 @@ Value = Callable[[list[int]], float]
 
 
 def squared_distances(x: Any) -> Any:
-    """(n, n) float64, one pair at a time."""
+    """(n, n) float64, from the differences themselves."""
     x = np.asarray(x, np.float64)
-    return np.array([[float(((p - q) ** 2).sum()) for q in x] for p in x])
+    return np.array([((x - p) ** 2).sum(axis=1) for p in x])
 
 
 def rbf(x: Any, gamma: float) -> Any:
     """(n, n) exp(-squared distance / (gamma * mean squared distance between different rows))."""
     squared = squared_distances(x)
     return np.exp(-squared / (gamma * squared.sum() / (len(x) * (len(x) - 1))))
+
+
+def local(x: Any, gamma: float, rank: int = 7) -> Any:
+    """(n, n) affinity of Zelnik-Manor and Perona 2004, with a floor."""
+    x = np.asarray(x, np.float64)
+    d2 = squared_distances(x)
+    unique = np.unique(x, axis=0)
+    to_unique = ((x[:, None] - unique[None]) ** 2).sum(axis=2)
+    s2 = np.sort(to_unique, axis=1)[:, min(rank, len(unique) - 1)]
+    s2 = np.maximum(s2, max(0.01 * np.median(s2), 1e-4 * d2.sum() / (len(x) * (len(x) - 1))))
+    return np.exp(-d2 / (2 * gamma * np.sqrt(s2[:, None] * s2)))
 
 
 def cosine(x: Any) -> Any:

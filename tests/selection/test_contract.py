@@ -29,7 +29,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "saturated_coverage": [{"saturation": 0.2}],
     "typiclust": [{"clusters": 2}],
     "vote_k": [{"neighbours": 2}],
-    "weighted_facility_location": [{"gamma": "auto"}],
+    "weighted_facility_location": [{"gamma": "auto"}, {"kernel": "local"}],
+    "filtered_facility_location": [{"kernel": "local"}],
+    "uncertain_facility_location": [{"kernel": "local"}],
     "k_center": [{"start": "random"}, {"transform": "centre_l2"}],
     "facility_location": [
         {"gamma": "auto"},

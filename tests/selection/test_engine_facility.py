@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from brute_force import local, rbf, squared_distances
 
 from thriftune.errors import StrategyError
 from thriftune.selection.engine import blocks, effort, facility, width
@@ -18,27 +19,6 @@ NONE = np.empty(0, np.int64)
 
 def ignore(amount):
     pass
-
-
-def squared_distances(x):
-    x = x.astype(np.float64)
-    squared = (x * x).sum(axis=1)
-    return np.maximum(squared[:, None] + squared - 2 * x @ x.T, 0)
-
-
-def rbf(x, gamma):
-    d2 = squared_distances(x)
-    return np.exp(-d2 / (gamma * d2.sum() / (len(x) * (len(x) - 1))))
-
-
-def local(x, gamma, rank=7):
-    """Zelnik-Manor and Perona's affinity, with a floor."""
-    d2 = squared_distances(x)
-    unique = np.unique(x, axis=0)
-    to_unique = ((x[:, None].astype(np.float64) - unique[None]) ** 2).sum(axis=2)
-    s2 = np.sort(to_unique, axis=1)[:, min(rank, len(unique) - 1)]
-    s2 = np.maximum(s2, max(0.01 * np.median(s2), 1e-4 * d2.sum() / (len(x) * (len(x) - 1))))
-    return np.exp(-d2 / (2 * gamma * np.sqrt(s2[:, None] * s2)))
 
 
 def clipped_cosine(x):

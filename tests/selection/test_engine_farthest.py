@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from brute_force import squared_distances
 
 from thriftune.selection.engine import blocks
 from thriftune.selection.engine.farthest import k_center
@@ -15,11 +16,6 @@ NONE = np.empty(0, np.int64)
 
 def ignore(amount):
     pass
-
-
-def squared_distances(x):
-    x = x.astype(np.float64)
-    return ((x[:, None, :] - x[None, :, :]) ** 2).sum(axis=2)
 
 
 def farthest_first(x, budget, chosen, start):

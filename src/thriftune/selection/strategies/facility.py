@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _WIDTH = 0.5
 
 
-def _same_at_every_budget(params: Mapping[str, Any], notes: Mapping[str, Any]) -> bool:
+def same_at_every_budget(params: Mapping[str, Any], notes: Mapping[str, Any]) -> bool:
+    """Whether every prefix of a selection is the selection at that smaller budget."""
     # The graph of neighbours is made finer for larger budgets.
     return (params["kernel"] == "cosine" or params["gamma"] != "auto") and notes.get("engine") != "neighbours"
 
@@ -32,7 +33,7 @@ def _same_at_every_budget(params: Mapping[str, Any], notes: Mapping[str, Any]) -
     needs=("embeddings",),
     uses=("weights", "costs"),
     source="Cornuejols, Fisher and Nemhauser 1977; Bhatt et al. 2024, arXiv 2401.06692; costs, Leskovec et al. 2007",
-    prefix=_same_at_every_budget,
+    prefix=same_at_every_budget,
 )
 def facility_location(
     candidates: Candidates,

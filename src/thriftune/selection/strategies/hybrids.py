@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,6 +20,7 @@ _FILTER = "Wei, Iyer and Bilmes 2015, Submodularity in Data Subset Selection and
 _NEEDS = ("embeddings", "scores:{score}")
 Share = Annotated[float, Field(gt=0, le=1)]
 Width = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Kernel = Literal["rbf", "local", "cosine"]
 Engine = Literal["auto", "exact", "neighbours", "dense"]
 
 
@@ -62,6 +62,7 @@ def filtered_facility_location(
     *,
     score: str = "mean_entropy",
     keep: Share = 0.5,
+    kernel: Kernel = "rbf",
     gamma: Width | Literal["auto"] = _WIDTH,
     engine: Engine = "auto",
 ) -> Picks:
@@ -72,12 +73,9 @@ def filtered_facility_location(
     speaks of the prompts kept.
     """
     rows = _most_uncertain(candidates, budget, score, keep)
-    picks = facility.facility_location(candidates.take(rows), budget, rng, gamma=gamma, engine=engine)
+    kept = candidates.take(rows)
+    picks = facility.facility_location(kept, budget, rng, kernel=kernel, gamma=gamma, engine=engine)
     return _of_the_kept(picks, rows, len(candidates))
-
-
-def _same_at_every_budget(params: Mapping[str, Any], notes: Mapping[str, Any]) -> bool:
-    return params["gamma"] != "auto" and notes.get("engine") != "neighbours"
 
 
 @strategy(
@@ -85,7 +83,7 @@ def _same_at_every_budget(params: Mapping[str, Any], notes: Mapping[str, Any]) -
     needs=_NEEDS,
     uses=("weights", "costs"),
     source="Cornuejols, Fisher and Nemhauser 1977, the score being the demand",
-    prefix=_same_at_every_budget,
+    prefix=facility.same_at_every_budget,
 )
 def weighted_facility_location(
     candidates: Candidates,
@@ -93,6 +91,7 @@ def weighted_facility_location(
     rng: np.random.Generator,
     *,
     score: str = "mean_entropy",
+    kernel: Kernel = "rbf",
     gamma: Width | Literal["auto"] = _WIDTH,
     engine: Engine = "auto",
     budget_cost: float | None = None,
@@ -109,7 +108,9 @@ def weighted_facility_location(
     if not weights.any():
         weights = np.ones(len(values))
     weighted = replace(candidates, weights=weights)
-    return facility.facility_location(weighted, budget, rng, gamma=gamma, engine=engine, budget_cost=budget_cost)
+    return facility.facility_location(
+        weighted, budget, rng, kernel=kernel, gamma=gamma, engine=engine, budget_cost=budget_cost
+    )
 
 
 @strategy(
@@ -126,7 +127,7 @@ def uncertain_facility_location(
     *,
     score: str = "mean_entropy",
     trade_off: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0,
-    kernel: Literal["rbf", "cosine"] = "rbf",
+    kernel: Kernel = "rbf",
     gamma: Width = _WIDTH,
 ) -> Picks:
     """facility_location plus ``trade_off`` times the uncertainty of the picks themselves. Use it to represent the pool
