@@ -273,6 +273,7 @@ def redraw(file: Path) -> list[dict[str, Any]]:
         if len(pc.unique(table["budget"])) > 2:  # the untouched model's is 0
             table = whole(table)
             tell_tasks(table, KEPT / f"{file.stem}-picks.parquet")
+            tell_long(table, KEPT / f"{file.stem}-picks.parquet")
         tell_picks(arms, record.get("overlap", {}))
     for title, rows in slices(table).items():
         for metric in metrics:
@@ -483,6 +484,30 @@ def tell_tasks(table: pa.Table, picks: Path) -> None:
         ratios = counts.div(counts["random"], axis=0)
         goes = (f"{arm} {ahead[arm].corr(ratios[arm], method='spearman'):.2f}" for arm in ahead if arm in ratios)
         print("\nSpearman over tasks of being ahead and of picks in proportion to random's:", ", ".join(goes) + "\n")
+
+
+def tell_long(table: pa.Table, picks: Path) -> None:
+    """How far each arm is ahead on long answers, and ahead of random with as many picks that have them.
+
+    Random's curve is read between its budgets, straight over the logarithm of the picks with long answers.
+    """
+    if not picks.exists():
+        return
+    rows = slices(table.filter(pc.equal(table["metric"], DECLARED)))["of these, long answers"].to_pandas()
+    means = rows[rows.strategy != "base"].groupby(["strategy", "budget", "seed", "task"]).value.mean()
+    means = means.groupby(["strategy", "budget"]).mean()
+    kept = pd.read_parquet(picks).astype({"task": str, "arm": str})
+    long = kept[kept.task.isin(GENERATIVE)].groupby(["arm", "seed", "budget"]).size().groupby(["arm", "budget"]).mean()
+    x, y = np.log(long["random"].loc[means["random"].index]), means["random"]
+    print("| picks with long answers: nats ahead on these, and at as many |" + "".join(f" {b} |" for b in y.index))
+    print("|---|" + "---:|" * len(y))
+    for arm in sorted(set(means.index.unique(0)) & set(long.index.unique(0)) - {"random"}):  # others: another bench's
+        own, at = means[arm], np.log(long[arm].loc[y.index])
+        equal = pd.Series(np.interp(at, x, y, left=np.nan, right=np.nan), y.index) - own
+        beside = equal.map("{:+.3f}".format).where(equal.notna(), "beyond random's")
+        cells = (f" {np.exp(at[b]):.0f}: {y[b] - own[b]:+.3f}, {beside[b]} |" for b in y.index)
+        print(f"| {arm} |" + "".join(cells))
+    print()
 
 
 def draw(found: dict[str, Any], file: Path) -> None:
