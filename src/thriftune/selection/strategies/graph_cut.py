@@ -35,7 +35,9 @@ def graph_cut(
     trade_off: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0,
 ) -> Picks:
     """Prompts with a large total similarity to the pool, less what they are similar to each other. Use it to favour
-    typical prompts more strongly than facility_location does; with many picks it stays in the dense regions.
+    typical prompts more strongly than facility_location does, with a ``trade_off`` of about 2 * budget / prompts, where
+    both weigh alike. With the default, from which the published guarantee holds, few picks out of many prompts are of
+    the densest kind alone (docs/results/study.md).
 
     Maximises trade_off times the similarity of picks to all prompts, minus the similarity of picks to picks. The gain
     of a pick is what it adds, and may be negative; it grows with the pool only if trade_off is at least 2.
