@@ -55,6 +55,16 @@ COLOURS = {
 }  # in every figure
 PLANNED = Noise(0.2, 0.035, 0.15, 0.61, "from the first pilots")
 MOST = 80  # per cent saved or lost that the figure shows
+LEAST = -0.6  # nats ahead of random that the figure of why shows
+NAMED = {  # in that figure, where there is room, and where the name stands in points
+    "max_entropy": (6, -3),
+    "least_confidence": (6, -3),
+    "mean_entropy": (6, -3),
+    "length_matched": (2, -10),
+    "d_optimal": (6, -3),
+    "random_within_template": (-8, 10),
+    "fl_then_random": (-8, 4),
+}
 EFFECTIVE, BLIND = "templates, effective", "clusters, effective"
 KEYS = ("strategy", "task", "item", "metric")
 
@@ -322,6 +332,7 @@ def draw_why(gains: list[dict[str, Any]], file: Path) -> None:
         rho = points[kind].corr(points.gain, method="spearman")
         print(f"Spearman of the gain with {kind}, in proportion to random's, over {len(points)} points: {rho:.2f}")
     points["ratio"] = points[EFFECTIVE]
+    points = points[points.gain > LEAST]
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for marker, name in {"o": "skewed pool", "s": "balanced pool"}.items():
         axes.scatter([], [], marker=marker, color="0.5", label=name)
@@ -332,15 +343,10 @@ def draw_why(gains: list[dict[str, Any]], file: Path) -> None:
             axes.scatter(row.ratio, row.gain, marker=row.pool, color=colour, s=14 + row.budget / 5, alpha=0.8)
         if arm in COLOURS:
             axes.scatter([], [], color=colour, label=arm)
-        else:
-            for row in some.itertuples():
-                if row.gain < -0.03 or row.pool == "s":  # the others lie on each other: the tables have them
-                    where = {"xytext": (5, 3), "ha": "left"}
-                    if row.gain > 0.02:
-                        where = {"xytext": (-8, 7 if row.ratio > 1.1 else -3), "ha": "right"}
-                    elif arm == "length_matched":  # on its right lies gist_first
-                        where = {"xytext": (-6, -3), "ha": "right"}
-                    axes.annotate(arm, (row.ratio, row.gain), textcoords="offset points", fontsize=7, **where)
+        elif arm in NAMED:
+            x, y = NAMED[arm]
+            point = some.iloc[-1][["ratio", "gain"]]
+            axes.annotate(arm, point, (x, y), textcoords="offset points", fontsize=7, ha="left" if x > 0 else "right")
     axes.axhline(0, color="0.6", lw=1)
     axes.axvline(1, color="0.6", lw=1)
     axes.set_xscale("log")
