@@ -60,7 +60,7 @@ NAMED = {  # in that figure, where there is room, and where the name stands in p
     "max_entropy": (6, -3),
     "least_confidence": (6, -3),
     "mean_entropy": (6, -3),
-    "length_matched": (2, -10),
+    "length_matched": (2, -18),
     "d_optimal": (6, -3),
     "random_within_template": (-8, 10),
     "fl_then_random": (-8, 4),
