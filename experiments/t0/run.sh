@@ -70,4 +70,9 @@ run balanced late
 run balanced local
 run skewed local-skewed
 run skewed exploratory
+if [ -n "$GEMMA" ]; then
+  study gemma-skewed skewed-pool heldout
+  scored gemma-skewed layer11-token --model "$GEMMA" --layer 11 --max-new-tokens 1 --no-prompt-nll
+  run gemma-skewed gemma-skewed
+fi
 python results.py
