@@ -51,7 +51,7 @@ benchmarks() { # STUDY BENCH NAME: own answers, MMLU and BBH of the models of 10
       model=$arm-100-seed$seed
       echo "$evaluate/$model --name $model.heldout --tasks heldout --limit 300"
       [ -z "$DATA" ] || echo "$evaluate/$model --name $model.mmlu --tasks mmlu --limit 10 --data $DATA"
-      [ -z "$DATA" ] || echo "$evaluate/$model --name $model.bbh --tasks bbh --limit 5 --data $DATA"
+      [ -z "$DATA" ] || echo "$evaluate/$model --name $model.bbh --tasks bbh --limit 2 --data $DATA"
     done
   done | xargs -P "$jobs" -I '{}' sh -c '{}'
   python results.py evaluations "runs/$1" "$3"
