@@ -23,6 +23,7 @@ import pandas as pd  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from templates import GENERATIVE  # its strategies are the study's own
 
 from thriftune import geometry
 from thriftune.artifacts import read_record, write_table
@@ -43,7 +44,6 @@ plt.switch_backend("agg")
 HERE = Path(__file__).resolve().parents[2] / "docs" / "results" / "study"
 KEPT = HERE / "kept"
 UNSEEN = ("cosmos_qa", "dbpedia_14", "glue_qqp", "paws_labeled_final", "quarel")
-GENERATIVE = ("common_gen", "gigaword", "wiki_bio")
 LENT = ("random", "facility_location")
 DECLARED = "nll"
 COLOURS = {
@@ -110,8 +110,6 @@ def restore(file: Path) -> None:
     has already stays, and `thriftune bench` takes a cell for done only where prompts, items, settings and model are
     the same.
     """
-    import templates  # noqa: F401  registers a strategy of the study's own
-
     recipe = recipe_of(file)
     config, study = bench_settings(recipe, {}), Study(recipe.study)
     plan, directory = plans.make(study, config), study.bench_directory(config.name)
