@@ -44,6 +44,9 @@ plt.switch_backend("agg")
 HERE = Path(__file__).resolve().parents[2] / "docs" / "results" / "study"
 KEPT = HERE / "kept"
 UNSEEN = ("cosmos_qa", "dbpedia_14", "glue_qqp", "paws_labeled_final", "quarel")
+BESIDE = {"fl_local": "facility_location", "fl_then_random": "facility_location", "random_as_long": "first_margin"}
+POOLS = dict.fromkeys(("skewed", "exploratory", "local-skewed"), "o")  # as the figure of why marks them
+POOLS |= dict.fromkeys(("balanced", "late", "local", "long"), "s")
 LENT = ("random", "facility_location")
 DECLARED = "nll"
 COLOURS = {
@@ -291,6 +294,10 @@ def redraw(file: Path) -> list[dict[str, Any]]:
             better = {metric: higher_is_better(metric)}
             found = analyse(some, metrics=better)
             tell(found, f"{title}, {metric}")
+            for arm in sorted(set(BESIDE) & set(arms or ())) if metric == DECLARED else ():
+                pair = pc.is_in(some["strategy"], pa.array([BESIDE[arm], arm]))
+                beside = analyse(some.filter(pair), metrics=better, baseline=BESIDE[arm])
+                tell(beside, f"{title}, {arm} beside {BESIDE[arm]}")
             if (title, metric) == ("tasks of the pool", DECLARED) and arms is not None:
                 gains = varieties(found, arms, file.stem)
                 tell_noise(some, found)
@@ -299,10 +306,6 @@ def redraw(file: Path) -> list[dict[str, Any]]:
                     tell_without(some)
                 else:
                     tell_why(found, arms)
-                for arm in sorted({"fl_then_random", "fl_local"} & set(arms)):
-                    pair = pc.is_in(some["strategy"], pa.array(["facility_location", arm]))
-                    beside = analyse(some.filter(pair), metrics=better, baseline="facility_location")
-                    tell(beside, f"{arm} beside facility_location")
     return gains
 
 
@@ -321,10 +324,9 @@ def varieties(found: dict[str, Any], arms: dict[str, Any], name: str) -> list[di
 def draw_why(gains: list[dict[str, Any]], file: Path) -> None:
     """What is gained over random beside how varied the picks are, in proportion to random's."""
     points = pd.DataFrame(gains)
-    points["pool"] = points.bench.map(
-        {"skewed": "o", "exploratory": "o", "local-skewed": "o", "balanced": "s", "late": "s", "local": "s"}
-    )
-    more_seeds_first = points.bench.isin(["late", "exploratory"]).argsort(kind="stable")
+    points["pool"] = points.bench.map(POOLS)
+    points = points.dropna(subset="pool")  # the base model's have a scale of their own
+    more_seeds_first = points.bench.isin(["late", "exploratory", "long"]).argsort(kind="stable")
     points = points.iloc[more_seeds_first].drop_duplicates(["pool", "arm", "budget"])
     for kind in (EFFECTIVE, BLIND):
         rho = points[kind].corr(points.gain, method="spearman")

@@ -68,6 +68,7 @@ done
 benchmarks balanced balanced balanced-answers
 run balanced late
 run balanced local
+run balanced long
 run skewed local-skewed
 run skewed exploratory
 if [ -n "$GEMMA" ]; then
