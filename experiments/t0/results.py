@@ -49,6 +49,7 @@ POOLS = dict.fromkeys(("skewed", "exploratory", "local-skewed"), "o")  # as the 
 POOLS |= dict.fromkeys(("balanced", "late", "local", "long"), "s")
 LENT = ("random", "facility_location")
 DECLARED = "nll"
+LONG = "of these, long answers"
 COLOURS = {
     "random": "0.35",
     "cluster_margin": "C0",
@@ -251,7 +252,7 @@ def slices(table: pa.Table) -> dict[str, pa.Table]:
     seen = pc.invert(pc.or_(unseen, pc.or_(mmlu, bbh)))
     return {
         "tasks of the pool": table.filter(seen),
-        "of these, long answers": table.filter(generative),
+        LONG: table.filter(generative),
         "of these, short answers": table.filter(pc.and_(seen, pc.invert(generative))),
         "tasks not in the pool": table.filter(unseen),
         "MMLU": table.filter(mmlu),
@@ -284,7 +285,6 @@ def redraw(file: Path) -> list[dict[str, Any]]:
         if len(pc.unique(table["budget"])) > 2:  # the untouched model's is 0
             table = whole(table)
             tell_tasks(table, KEPT / f"{file.stem}-picks.parquet")
-            tell_long(table, KEPT / f"{file.stem}-picks.parquet")
         tell_picks(arms, record.get("overlap", {}))
     for title, rows in slices(table).items():
         for metric in metrics:
@@ -294,6 +294,8 @@ def redraw(file: Path) -> list[dict[str, Any]]:
             better = {metric: higher_is_better(metric)}
             found = analyse(some, metrics=better)
             tell(found, f"{title}, {metric}")
+            if (title, metric) == (LONG, DECLARED) and arms is not None and len(found["budgets"]) > 1:
+                tell_long(found, KEPT / f"{file.stem}-picks.parquet")
             for arm in sorted(set(BESIDE) & set(arms or ())) if metric == DECLARED else ():
                 pair = pc.is_in(some["strategy"], pa.array([BESIDE[arm], arm]))
                 beside = analyse(some.filter(pair), metrics=better, baseline=BESIDE[arm])
@@ -492,16 +494,15 @@ def tell_tasks(table: pa.Table, picks: Path) -> None:
         print("\nSpearman over tasks of being ahead and of picks in proportion to random's:", ", ".join(goes) + "\n")
 
 
-def tell_long(table: pa.Table, picks: Path) -> None:
+def tell_long(found: dict[str, Any], picks: Path) -> None:
     """How far each arm is ahead on long answers, and ahead of random with as many picks that have them.
 
     Random's curve is read between its budgets, straight over the logarithm of the picks with long answers.
     """
     if not picks.exists():
         return
-    rows = slices(table.filter(pc.equal(table["metric"], DECLARED)))["of these, long answers"].to_pandas()
-    means = rows[rows.strategy != "base"].groupby(["strategy", "budget", "seed", "task"]).value.mean()
-    means = means.groupby(["strategy", "budget"]).mean()
+    curves = pd.DataFrame(found["metrics"][0]["curves"])
+    means = curves[curves.budget > 0].set_index(["strategy", "budget"])["mean"]
     kept = pd.read_parquet(picks).astype({"task": str, "arm": str})
     long = kept[kept.task.isin(GENERATIVE)].groupby(["arm", "seed", "budget"]).size().groupby(["arm", "budget"]).mean()
     x, y = np.log(long["random"].loc[means["random"].index]), means["random"]

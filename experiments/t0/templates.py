@@ -38,9 +38,7 @@ def fl_then_random(candidates: Candidates, budget: int, rng: np.random.Generator
 
 
 @strategy(name="random_as_long", needs=("tasks", "scores:{score}"), source="stratified sampling", randomised=True)
-def random_as_long(
-    candidates: Candidates, budget: int, rng: np.random.Generator, *, score: str = "min_margin"
-) -> Picks:
+def random_as_long(candidates: Candidates, budget: int, rng: np.random.Generator, *, score: str) -> Picks:
     """As many prompts with long answers as among those that score highest, drawn at random, and others at random."""
     free, long = np.flatnonzero(~candidates.annotated), np.isin(candidates.tasks.astype(str), GENERATIVE)
     most = free[np.argsort(-candidates.scores[score][free], kind="stable")[:budget]]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # Over 1,500 prompts of T0 with SmolLM2-135M's hidden states and budgets of 25 to 600, widths from 0.35 to 2, auto
 # among them, did equally well by the nearest pick's task label and distance; below 0.2 small budgets did worse.
 _WIDTH = 0.5
+Width = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Kernel = Literal["rbf", "local", "cosine"]
+Engine = Literal["auto", "exact", "neighbours", "dense"]
 
 
 def same_at_every_budget(params: Mapping[str, Any], notes: Mapping[str, Any]) -> bool:
@@ -40,9 +43,9 @@ def facility_location(
     budget: int,
     rng: np.random.Generator,
     *,
-    kernel: Literal["rbf", "local", "cosine"] = "rbf",
-    gamma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = _WIDTH,
-    engine: Literal["auto", "exact", "neighbours", "dense"] = "auto",
+    kernel: Kernel = "rbf",
+    gamma: Width | Literal["auto"] = _WIDTH,
+    engine: Engine = "auto",
     device: Literal["cpu", "cuda"] = "cpu",
     budget_cost: float | None = None,
 ) -> Picks:

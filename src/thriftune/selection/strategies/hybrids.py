@@ -12,6 +12,7 @@ from thriftune.progress import progress
 from thriftune.selection.registry import strategy
 from thriftune.selection.scalar import ranks
 from thriftune.selection.strategies import facility, k_center
+from thriftune.selection.strategies.facility import Engine, Kernel, Width
 from thriftune.types import Candidates, IntArray, Picks
 
 _WIDTH = 0.5
@@ -19,9 +20,6 @@ _TOGETHER = 256  # annotated prompts
 _FILTER = "Wei, Iyer and Bilmes 2015, Submodularity in Data Subset Selection and Active Learning"
 _NEEDS = ("embeddings", "scores:{score}")
 Share = Annotated[float, Field(gt=0, le=1)]
-Width = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Kernel = Literal["rbf", "local", "cosine"]
-Engine = Literal["auto", "exact", "neighbours", "dense"]
 
 
 def _most_uncertain(candidates: Candidates, budget: int, score: str, keep: float) -> IntArray:
