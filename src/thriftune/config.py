@@ -330,19 +330,29 @@ class JudgeConfig(EndpointConfig):
 
 
 Settings = TypeVar("Settings", bound=_Settings)
+KEYS = ("study", "pool", "holdout_from")  # of a bench file, above its tables
+TABLES = ("init", "score", "embed", "select", "annotate", "teach", "finetune", "evaluate", "judge", "bench")
 
 
 def read_toml(file: Path) -> dict[str, Any]:
     """A TOML file's document.
 
     Raises:
-        ConfigError: it cannot be read or is not TOML.
+        ConfigError: it cannot be read, is not TOML, or has a key or a table that no command reads.
     """
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, a NUL in the name
         said = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "strerror", None) or error
         raise ConfigError(f"{file}: {said}: mend the file, or name another") from None
+    for key in document:
+        if key not in (*KEYS, *TABLES):
+            near = difflib.get_close_matches(key, (*KEYS, *TABLES), 1)
+            raise ConfigError(
+                f"{file}: unknown key {key!r}: {f'did you mean {near[0]}?' if near else 'leave it out'} "
+                f"(settings stand in tables: {', '.join(f'[{table}]' for table in TABLES)})"
+            )
+    return document
 
 
 def resolve(model: type[Settings], section: str, flags: Mapping[str, Any], toml: Path | None = None) -> Settings:
@@ -381,6 +391,8 @@ def resolve(model: type[Settings], section: str, flags: Mapping[str, Any], toml:
 def _describe(error: Any, model: type[_Settings], section: str) -> str:
     key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained", "literal", "int")))
     if error["type"] == "extra_forbidden":
+        if key in KEYS:
+            return f"{key!r} is no setting of [{section}]: give it on the command line"
         near = difflib.get_close_matches(key, model.model_fields, 1)
         return f"unknown setting {key!r} in [{section}]: {f'did you mean {near[0]}?' if near else 'leave it out'}"
     if error["type"] == "missing":

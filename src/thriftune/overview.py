@@ -11,7 +11,7 @@ from typing import Any
 from thriftune.artifacts import read_object, read_table, reading
 from thriftune.errors import StudyError
 from thriftune.reserve import with_replacements
-from thriftune.study import HOLDOUT, Study
+from thriftune.study import HOLDOUT, POOL, Study
 
 
 def overview(study: Study) -> dict[str, Any]:
@@ -28,9 +28,9 @@ def overview(study: Study) -> dict[str, Any]:
     Raises:
         StudyError: the pool or the answers are damaged.
     """
-    pool = _pool(study)
     final = study.annotations.final()
     flagged = study.annotations.flagged() - set(final)
+    pool = _pool(study, set(final) | flagged)
     state: dict[str, Any] = {
         "study": str(study.path),
         "pool": pool["counts"],
@@ -52,20 +52,24 @@ def overview(study: Study) -> dict[str, Any]:
     return state
 
 
-def _pool(study: Study) -> dict[str, Any]:
-    table = study.pool(["id", "task", "split"], split=None)
-    splits = Counter(table["split"].to_pylist())
+def _pool(study: Study, closed: set[str]) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    pool = study.pool(["id", "task"])
+    held = study.pool(["id"], split=HOLDOUT)["id"].to_pylist()
+    done = pc.is_in(pool["id"], value_set=pa.array(sorted(closed), pa.string()))
     known: set[str] = set()
-    if splits[HOLDOUT] and study.references_file.exists():
+    if held and study.references_file.exists():
         known = set(study.references())
     rejects = study.rejects_file
     counts = {
-        "prompts": splits["pool"],
-        "tasks": sum(task is not None for task in table["task"].unique().to_pylist()),
+        "prompts": pool.num_rows,
+        "open": pool.num_rows - (pc.sum(done).as_py() or 0),
+        "tasks": len(set(pool["task"].unique().to_pylist()) - {None}),
         "rejected_rows": _lines(rejects) if rejects.exists() else 0,
         "references": study.references_file.exists(),
     }
-    held = study.pool(["id"], split=HOLDOUT)["id"].to_pylist()
     return {"counts": counts, "holdout": held, "references": known}
 
 
@@ -167,7 +171,9 @@ def _next(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     finished = [run for run in state["score_runs"] if run["finished"]]
     begun = [run for run in state["score_runs"] if not run["finished"]]
     usable = [s for s in state["selections"] if "damaged" not in s]
-    if begun and not finished:
+    if not state["pool"]["open"] and not usable:
+        _trained(state, study, None, step)
+    elif begun and not finished:
         step(f"finish score run {begun[-1]['name']!r}, which was interrupted", _score_command(study, begun[-1]))
     elif not finished:
         step("score the pool with a language model", f"thriftune score {study}")
@@ -183,7 +189,7 @@ def _next(state: Mapping[str, Any]) -> list[dict[str, Any]]:
                 f"answer the {open_prompts} open prompts of {latest['name']!r}, the latest selection", latest["name"]
             )
         else:
-            _trained(state, study, latest, step)
+            _trained(state, study, latest["name"], step)
     for bench in state["benches"]:
         if bench.get("done", 0) < bench.get("cells", 0) or (bench.get("control") and not bench["analysed"]):
             step(f"go on with the experiment {bench['name']!r}", f"thriftune bench {study} --name {bench['name']}")
@@ -192,18 +198,16 @@ def _next(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     return steps
 
 
-def _trained(state: Mapping[str, Any], study: str, latest: Mapping[str, Any], step: Callable[..., None]) -> None:
-    """What follows when every prompt of the latest selection is answered."""
-    models = [m["name"] for m in state["models"] if m.get("selection") == latest["name"]]
+def _trained(state: Mapping[str, Any], study: str, selection: str | None, step: Callable[..., None]) -> None:
+    """What follows when every prompt of the latest selection is answered, or (None) every prompt there is."""
+    models = [m["name"] for m in state["models"] if "damaged" not in m and m["selection"] == selection]
     if not models:
-        file = f"{latest['name']}-train.jsonl"
-        step(
-            f"all that can be answered of {latest['name']!r} is answered: fine-tune on it",
-            f"thriftune finetune {study} --selection {latest['name']}",
-        )
+        of, which = ("", "") if selection is None else (f" of {selection!r}", f" --selection {selection}")
+        step(f"all that can be answered{of} is answered: fine-tune on it", f"thriftune finetune {study}{which}")
+        part = selection or POOL
         step(
             "or write the file to train on elsewhere",
-            f"thriftune export {study} {file} --selection {latest['name']} --to messages --answered-only",
+            f"thriftune export {study} {part}-train.jsonl --selection {part} --to messages --answered-only",
         )
     elif not any(name.startswith(models[-1]) for name in state["evaluations"]):
         step(f"measure the model {models[-1]!r}", f"thriftune evaluate {study} --model {models[-1]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 HOLDOUT = "holdout"
+POOL = "pool"  # both are parts of a study, and as a selection's name all of that part's prompts
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z")
 
 SCORE_COLUMNS = stored_columns.RANKING
@@ -33,6 +35,16 @@ def check_name(name: str, what: str) -> str:
     if not _NAME.match(name):
         raise StudyError(f"{what} {name!r} is not usable as a file name: use letters, digits, '.', '_', '+', '-'")
     return name
+
+
+def number_of(value: Any) -> float | None:
+    """``value`` as a number, None where it is none; text of a CSV file counts."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def _age(file: Path) -> tuple[str, int, str]:
@@ -284,12 +296,13 @@ class Study:
 
     # --- selections -------------------------------------------------------------------------------------------------
 
-    def candidates(self, run: str | None = None, *, embeddings: bool = True) -> Candidates:
+    def candidates(self, run: str | None = None, *, embeddings: bool = True, score: str | None = None) -> Candidates:
         """The pool as selection sees it: scores and embeddings of one run, answered prompts marked.
 
         Args:
             run: a finished score run, the latest if None; without any run only ids, tasks and lengths are there.
             embeddings: False to leave them on disk.
+            score: where the run has none of that name, a column of the pool file that stands for it.
 
         Returns:
             Candidates with rows in pool order.
@@ -305,18 +318,29 @@ class Study:
             "groups": table["group"].to_numpy(),
         }
         if run is None and not self.score_runs():
-            return Candidates(lengths=table["n_chars"].to_numpy(), **common)
+            return Candidates(lengths=table["n_chars"].to_numpy(), scores=self._own_score(score), **common)
         name = self.score_run(run)
         scores = self.scores(name, ["id", "n_prompt_tokens", *self.score_columns(name)])
         if scores["id"].to_pylist() != ids.tolist():
             raise StudyError(f"score run {name!r} belongs to another pool: rerun: thriftune score {self.path}")
         vectors = embeddings and (self.score_directory(name) / "embeddings.npy").exists()
+        columns = scores.column_names[2:]
         return Candidates(
             embeddings=self.embeddings(name) if vectors else None,
-            scores={c: scores[c].to_numpy() for c in scores.column_names[2:]},
+            scores={c: scores[c].to_numpy() for c in columns} | self._own_score(None if score in columns else score),
             lengths=scores["n_prompt_tokens"].to_numpy(),
             **common,
         )
+
+    def _own_score(self, name: str | None) -> dict[str, FloatArray]:
+        """A column of the pool file by name, NaN where it holds no number; empty where there is none."""
+        if name is None:
+            return {}
+        metas = [json.loads(text) if text else {} for text in self.pool(["meta"])["meta"].to_pylist()]
+        if not any(name in meta for meta in metas):
+            return {}
+        numbers = (number_of(meta.get(name)) for meta in metas)
+        return {name: np.array([math.nan if number is None else number for number in numbers])}
 
     def selections(self) -> list[str]:
         """Names of the selections, oldest first."""
@@ -361,14 +385,15 @@ class Study:
         """A stored selection.
 
         Args:
-            name: its name; ``"holdout"`` is the set aside for evaluation, in pool order.
+            name: its name; ``"pool"`` is every prompt to choose from and ``"holdout"`` the set aside for evaluation,
+                in pool order.
 
         Returns:
             Prompt ids in pick order, gains (k,) or None, and the record of what made it.
         """
-        if name == HOLDOUT:
-            return self.pool(["id"], split=HOLDOUT)["id"].to_pylist(), None, {"strategy": HOLDOUT}
         file = self.selection_file(name)
+        if name == HOLDOUT or (name == POOL and not file.exists()):  # one could once be stored under that name
+            return self.pool(["id"], split=name)["id"].to_pylist(), None, {"strategy": name}
         if not file.exists():
             known = ", ".join(self.selections()) or "none"
             raise StudyError(f"no selection {name!r} in {self.path} (there: {known})")

@@ -42,7 +42,7 @@ def test_what_is_done(small_study: Study) -> None:
     small_study.annotations.add([Annotation("p01", "", source="teacher", status="skipped")])
     small_study.rejects_file.write_text("{}\n{}\n")
     state = overview(small_study)
-    assert state["pool"] == {"prompts": 12, "tasks": 2, "rejected_rows": 2, "references": False}
+    assert state["pool"] == {"prompts": 12, "open": 10, "tasks": 2, "rejected_rows": 2, "references": False}
     assert state["holdout"] == {"prompts": 4, "answered": 1, "references": 0, "open": 3}
     assert state["annotations"] == {"human": {"final": 3}, "teacher": {"skipped": 1}}
     assert [(run["name"], run["finished"], run["prompts"]) for run in state["score_runs"]] == [("default", True, 12)]
@@ -94,6 +94,29 @@ def test_the_flow_from_held_out_prompts_to_training_file(small_study: Study) -> 
     older = report.stat().st_mtime - 2000
     os.utime(report, (older, older))
     assert nexts() == [("report",)]
+
+
+def test_answers_that_came_with_the_pool_need_no_selection(small_study: Study) -> None:
+    answer(small_study, small_study.pool(["id"], split=None)["id"].to_pylist())
+    for file in (small_study.path / "selections").iterdir():
+        file.unlink()
+    steps = overview(small_study)["next"]
+    assert overview(small_study)["pool"]["open"] == 0
+    assert [[parsed(c)[0] for c in step["commands"]] for step in steps] == [["finetune"], ["export"]]
+    given = parsed(steps[1]["commands"][0])[1]
+    assert (given["selection"], given["answered_only"]) == ("pool", True)
+    assert [row.id for row in rows(small_study, "pool")] == small_study.pool(["id"])["id"].to_pylist()
+    answered = {"config": {"method": "lora"}, "selection": None, "examples": 12}
+    write_json(small_study.model_directory("all") / "manifest.json", provenance(**answered))
+    assert [parsed(c)[0] for step in overview(small_study)["next"] for c in step["commands"]] == ["evaluate"]
+
+
+def test_tasks_are_those_of_the_pool(small_study: Study) -> None:
+    table = small_study.pool(split=None)
+    tasks = ["odd"] * 6 + ["even"] * 6 + ["apart"] * 4
+    place = table.column_names.index("task")
+    write_table(small_study.pool_file, table.set_column(place, "task", pa.array(tasks)), provenance())
+    assert overview(small_study)["pool"]["tasks"] == 2
 
 
 def test_an_experiment_is_offered_and_continued(small_study: Study) -> None:

@@ -251,6 +251,7 @@ def test_several_sources_and_a_directory(tmp_path: Path) -> None:
         ([], "no pool: give files"),
         (["none.jsonl"], "none.jsonl: no such file, and no hub dataset id either"),
         (["data/none.jsonl"], "no such file"),
+        (["sub/prompt.txt"], r"sub/prompt.txt: no such file: did you mean sub/prompts.jsonl\?"),
         (["empty"], "empty holds no jsonl, json, csv, tsv or parquet file"),
         (["notes.txt"], "cannot tell its format"),
         (["a.jsonl", "./a.jsonl"], "is given twice"),
@@ -265,7 +266,9 @@ def test_pools_that_cannot_be(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "sub").mkdir()
     for name, text in {
+        "sub/prompts.jsonl": "{}",
         "notes.txt": "hello",
         "a.jsonl": '{"prompt": "a", "id": 1}\n',
         "copy.jsonl": '{"prompt": "b", "id": 1}\n',

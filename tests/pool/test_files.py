@@ -221,8 +221,14 @@ def test_bad_records_of_csv(tmp_path: Path) -> None:
     assert items[4] == Row(7, {"prompt": "two\nlines", "answer": "3"})
 
 
-def test_an_unclosed_quote_is_one_reject(tmp_path: Path) -> None:
-    items = read(put(tmp_path / "a.csv", 'prompt\nfine\n"never closed\nmore\n'))
+def test_an_unclosed_quote_takes_no_rows_with_it(tmp_path: Path) -> None:
+    with pytest.raises(PoolError, match=r"a\.csv:3: a quote that opens here is not closed.* the 2 lines from here on"):
+        read(put(tmp_path / "a.csv", 'prompt\nfine\n"never closed\nmore\n'))
+    items = read(put(tmp_path / "b.csv", 'prompt\nfine\n"never closed\nmore\nand "this\nlast\n'))
+    assert [(i.line, isinstance(i, Row)) for i in items] == [(2, True), (3, False), (6, True)]
+    assert isinstance(items[1], Reject)
+    assert items[1].detail.endswith("in a record of 3 lines")
+    items = read(put(tmp_path / "c.csv", 'prompt\nfine\n"cut off'))  # by a full disk, say: one row
     assert [(i.line, isinstance(i, Row)) for i in items] == [(2, True), (3, False)]
 
 

@@ -159,6 +159,10 @@ def test_no_prompt_column() -> None:
         PoolError, match=r"pool.jsonl: no column that can be the prompt \(columns: a, b\): name it with"
     ):
         Layout([{"a": 1, "b": "text"}], InitConfig(), "pool.jsonl")
+    with pytest.raises(PoolError, match="'prompt' is empty in the first 2 rows: fill it, or name another with"):
+        Layout([{"prompt": "", "b": "text"}, {"prompt": None}], InitConfig(), "pool.jsonl")
+    with pytest.raises(PoolError, match="delete the line sep=, which only Excel reads"):
+        Layout([{"sep=": "prompt", "": "task"}], InitConfig(), "pool.csv")
     with pytest.raises(PoolError, match=r"no column 'frage' \(columns: prompt\)"):
         Layout([{"prompt": "x"}], InitConfig(prompt_column="frage"), "pool.jsonl")
 

@@ -283,6 +283,25 @@ def test_columns_of_a_study_that_costs_come_from(make_study: Callable[..., Study
         bought(study, "name", 5)
 
 
+@pytest.mark.parametrize("scored", [True, False])
+def test_a_score_of_ones_own_is_a_column_of_the_pool(make_study: Callable[..., Study], scored: bool) -> None:
+    values = np.random.default_rng(0).permutation(30)
+    study = make_study(30, scored=scored, meta=lambda i: {"mine": str(values[i])} if i != 7 else {"mine": 99})
+    chosen = select(study, "top_k", score="mine", budget=3, duplicates="keep")
+    assert chosen.rows.tolist() == np.argsort(-np.where(np.arange(30) == 7, 99, values), kind="stable")[:3].tolist()
+    with pytest.raises(StrategyError, match="needs score 'yours'"):
+        select(study, "top_k", score="yours", budget=3)
+    if scored:
+        with pytest.raises(StrategyError, match=r"needs score 'mean_entrop' .*: did you mean mean_entropy\?"):
+            select(study, "top_k", score="mean_entrop", budget=3)
+
+
+def test_a_score_of_ones_own_that_is_missing_is_named(make_study: Callable[..., Study]) -> None:
+    study = make_study(12, meta=lambda i: {"mine": i} if i != 4 else {})
+    with pytest.raises(StrategyError, match="score 'mine' of prompt 'p004' holds NaN: mend it"):
+        select(study, "top_k", score="mine", budget=3)
+
+
 @pytest.mark.parametrize(
     ("wrong", "seen"), [(None, "has none"), ("", "has none"), (0, "has 0"), ("-2", "has '-2'"), ("nan", "has 'nan'")]
 )

@@ -60,6 +60,16 @@ def test_the_best_scores_that_the_quotas_allow() -> None:
         assert scores[chosen].sum() == max(scores[list(s)].sum() for s in allowed)
 
 
+@pytest.mark.parametrize("strategy", ["random", "k_center"])
+def test_a_task_by_its_label(strategy: str) -> None:
+    limits = {"at_least": {"b": 12}, "at_most": {"task": 2, "b": 13}}
+    counts = Counter(TASKS[select(**pool(), strategy=strategy, budget=19, **limits).rows])
+    assert counts == {"a": 2, "b": 13, "c": 2, "": 2}  # all that they leave room for
+    few = {"at_least": {"b": 12, "task": 1}}
+    counts = Counter(TASKS[select(**pool(), strategy=strategy, budget=14, **few).rows])
+    assert counts == {"a": 1, "b": 12, "c": 1}
+
+
 def test_what_is_served_first_comes_first() -> None:
     rows = select(**pool(), strategy="mean_nll", budget=12, at_least={"task": 3}).rows
     assert TASKS[rows[:9]].tolist() == ["a"] * 3 + ["b"] * 3 + ["c"] * 3
@@ -89,8 +99,12 @@ def test_a_selection_with_quotas_is_not_cut_but_made_again() -> None:
         ({"at_most": {"task": 3}}, "at most 3 of every task leaves room for 11 picks and the budget is 20"),
         ({"at_least": {"task": 9}}, "at least 9 of every task takes 21 picks and the budget is 20"),
         ({"at_least": {"task": 5}, "at_most": {"task": 4}}, "at least 5 of every task and at most 4"),
-        ({"at_most": {"source": 3}}, r"at_most is {'source': 3}: quotas are per task, e.g. task=5"),
-        ({"at_most": 3}, "at_most is 3: quotas are per task"),
+        ({"at_least": {"task": 5, "b": 9}, "at_most": {"b": 8}}, "at least 9 of b and at most 8"),
+        ({"at_least": {"b": 9}, "at_most": {"task": 8}}, "at least 9 of b and at most 8"),
+        ({"at_least": {"a": 15, "b": 9}}, "at least 15 of a, 9 of b takes 24 picks and the budget is 20"),
+        ({"at_least": {"c": 6}}, "at least 6 of c are asked for and 3 are not annotated"),
+        ({"at_most": {"source": 3}}, "names the task 'source', which no prompt has: take one of a, b, c"),
+        ({"at_most": 3}, "at_most is 3: write it by task, e.g. task=5 for every one"),
         ({"at_least": {"task": 0}}, "at_least task=0: give a whole number of at least 1"),
         ({"at_least": {"task": "few"}}, "at_least task='few': give a whole number"),
     ],
@@ -128,4 +142,11 @@ def test_on_the_command_line(make_study: Callable[..., Study]) -> None:
     again = CliRunner().invoke(app, [*call, "--at-most", "task=6"])
     assert "exists with other settings" in str(again.output) + str(again.exception)
     wrong = CliRunner().invoke(app, [*call, "--at-most", "5"])
-    assert "write it as task=NUMBER" in str(wrong.output) + str(wrong.exception)
+    assert "write it as TASK=NUMBER" in str(wrong.output) + str(wrong.exception)
+    named = [*call[:-2], "--at-least", f"{max(counts)}=7", "--at-least", "task=1", "--name", "named"]
+    assert CliRunner().invoke(app, named).exit_code == 0
+    picked = Counter(of[i] for i in study.selection("named")[0])
+    assert picked[max(counts)] >= 7
+    assert len(picked) == 3
+    twice = CliRunner().invoke(app, [*named, "--at-least", "task=2"])
+    assert "names 'task' twice" in str(twice.output) + str(twice.exception)

@@ -71,7 +71,7 @@ def test_names_that_cannot_be(make_study: Callable[..., Study]) -> None:
     study = make_study()
     with pytest.raises(StudyError, match="not usable as a file name"):
         choose(study, wanted(name="../out"))
-    with pytest.raises(StrategyError, match="set aside for evaluation"):
+    with pytest.raises(StrategyError, match="all prompts of that part of the study"):
         choose(study, wanted(name="holdout"))
 
 

@@ -54,7 +54,7 @@ def export(
         study: where the selection is.
         path: the file; None for standard output. A ``.json`` file becomes one JSON array.
         to: one of `formats.FORMATS`; None to go by the suffix.
-        selection: its name; ``"holdout"`` for the prompts set aside; None for the latest.
+        selection: its name; ``"pool"`` for all, ``"holdout"`` for the prompts set aside; None for the latest.
         draft: include the model's own answer (not in training formats); it speeds people up, and anchors them.
         annotations: whose answers, see `Study.responses`.
         answered_only: leave out prompts without a final answer, as training files must.
@@ -119,7 +119,7 @@ def rows(study: Study, selection: str, *, draft: bool = True, annotations: str =
 
     Args:
         study: where it is.
-        selection: its name, or ``"holdout"``.
+        selection: its name, ``"pool"`` or ``"holdout"``.
         draft: look up the model's own answers, too.
         annotations: whose answers, see `Study.responses`.
 

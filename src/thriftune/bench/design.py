@@ -269,9 +269,19 @@ def pick(
     return found
 
 
-def candidates_of(study: Study, run: str | None) -> Candidates:
-    """A score run's candidates for an experiment: nothing counts as annotated, unscored prompts rank last."""
-    found = study.candidates(run)
+def own_score(study: Study, arm: Arm) -> str | None:
+    """The score that an arm ranks by where its score run has none of that name: a column of the pool file may be it."""
+    chosen = registry.get(arm.strategy)
+    score = chosen.score(chosen.resolve({k: v for k, v in arm.params.items() if k in chosen.parameters}))
+    return None if arm.run is not None and score in study.score_columns(arm.run) else score
+
+
+def candidates_of(study: Study, run: str | None, score: str | None = None) -> Candidates:
+    """A score run's candidates for an experiment: nothing counts as annotated, unscored prompts rank last.
+
+    ``score`` is the arm's own, see `own_score`.
+    """
+    found = study.candidates(run, score=score)
     scores = dict(found.scores)
     for name, values in scores.items():
         missing = np.isnan(values)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from thriftune.artifacts import provenance, read_record, read_table, reading, write_table
-from thriftune.bench.design import Arm, Pick, candidates_of, digest, pick, seeds_of
+from thriftune.bench.design import Arm, Pick, candidates_of, digest, own_score, pick, seeds_of
 from thriftune.bench.plan import Plan
 from thriftune.errors import StudyError, ThriftuneError
 from thriftune.progress import progress
@@ -38,7 +38,7 @@ def choose(study: Study, plan: Plan, directory: Path) -> tuple[Chosen, Failed]:
     failed: Failed = {}
     # Arms that follow others come after them; those of one score run together, since its embeddings may be large.
     order = sorted(plan.arms, key=lambda arm: (bool(arm.follows), arm.run or ""))
-    candidates = functools.lru_cache(maxsize=1)(lambda run: candidates_of(study, run))
+    candidates = functools.lru_cache(maxsize=1)(functools.partial(candidates_of, study))
     budgets = plan.config.budgets
     total = sum(len(seeds_of(plan.config, arm.name)) for arm in order)
     with progress("selecting", total, "selections") as advance:
@@ -53,7 +53,7 @@ def choose(study: Study, plan: Plan, directory: Path) -> tuple[Chosen, Failed]:
                     failed[arm.name, seed] = f"it follows arm {broken!r}, which failed"
                 elif missing:
                     followed = {other: chosen[other, seed] for other in arm.follows.values()}
-                    ask = functools.partial(_pick, candidates, plan, arm, missing, seed, followed)
+                    ask = functools.partial(_pick, study, candidates, plan, arm, missing, seed, followed)
                     outcome = _attempt(ask)
                     if isinstance(outcome, str):
                         failed[arm.name, seed] = outcome
@@ -67,14 +67,15 @@ def choose(study: Study, plan: Plan, directory: Path) -> tuple[Chosen, Failed]:
 
 
 def _pick(
-    candidates: Callable[[str | None], Candidates],
+    study: Study,
+    candidates: Callable[[str | None, str | None], Candidates],
     plan: Plan,
     arm: Arm,
     budgets: list[int],
     seed: int,
     followed: Mapping[str, Mapping[int, Pick]],
 ) -> dict[int, Pick]:
-    return pick(candidates(arm.run).take(plan.pools[seed]), arm, budgets, seed, followed)
+    return pick(candidates(arm.run, own_score(study, arm)).take(plan.pools[seed]), arm, budgets, seed, followed)
 
 
 def _attempt(select: Callable[[], dict[int, Pick]]) -> dict[int, Pick] | str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from thriftune.artifacts import file_digest, read_object
 from thriftune.bench import design
-from thriftune.bench.design import Arm, Cell, Known
+from thriftune.bench.design import Arm, Cell, Known, own_score
 from thriftune.config import BenchConfig, EvaluateConfig
 from thriftune.errors import BenchError
 from thriftune.model import local_revision
@@ -136,7 +136,7 @@ def check_needs(study: Study, arms: list[Arm]) -> None:
     for arm in arms:
         chosen = registry.get(arm.strategy)
         needs = chosen.needed(chosen.resolve({k: v for k, v in arm.params.items() if k in chosen.parameters}))
-        candidates = study.candidates(arm.run, embeddings=False)
+        candidates = study.candidates(arm.run, embeddings=False, score=own_score(study, arm))
         for need in needs:
             column, _, score = need.partition(":")
             if column == "embeddings":

@@ -14,8 +14,6 @@ from thriftune.errors import ConfigError
 from thriftune.study import Study
 
 Say = Callable[[str], None]
-_KEYS = ("study", "pool", "holdout_from")
-_TABLES = ("init", "score", "select", "finetune", "evaluate", "bench")
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,6 @@ def read(file: Path) -> Recipe:
         ConfigError: it cannot be read, has unknown keys or names no study.
     """
     document = read_toml(file)
-    unknown = [key for key in document if key not in (*_KEYS, *_TABLES)]
-    if unknown:
-        raise ConfigError(
-            f"{file}: unknown key {unknown[0]!r}: leave it out "
-            f"(at the top: {', '.join(_KEYS)}; tables: {', '.join(_TABLES)})"
-        )
     study = document.get("study")
     if not isinstance(study, str) or not study:
         raise ConfigError(f'{file} names no study: put study = "DIRECTORY" above its first table')

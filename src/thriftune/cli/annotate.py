@@ -12,7 +12,8 @@ def command(
     study: Annotated[Path, typer.Argument(help="The study directory.", metavar="STUDY")],
     *,
     selection: Annotated[
-        str | None, typer.Option(help="Which selection, or 'holdout'; by default the one made last.", metavar="NAME")
+        str | None,
+        typer.Option(help="Which, or 'pool' or 'holdout': all of that [the one made last].", metavar="NAME"),
     ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on [127.0.0.1]; 0.0.0.0 lets others in, with a token.")
@@ -49,7 +50,7 @@ def command(
     """
     from thriftune.config import AnnotateConfig, resolve
     from thriftune.errors import AnnotationError, require
-    from thriftune.study import HOLDOUT, Study
+    from thriftune.study import HOLDOUT, POOL, Study
 
     for module in ("uvicorn",):
         require(module, command="thriftune annotate", install="'thriftune[annotate]'")
@@ -90,7 +91,7 @@ def command(
     )
     keeper = None
     count = wanted(desk.queue.terms.target) if settings.reserve is None else settings.reserve
-    if name != HOLDOUT and count:
+    if name not in (HOLDOUT, POOL) and count:
         keeper = Keeper(desk, count, print)
         keeper.start()
     try:

@@ -26,7 +26,8 @@ def push_command(
     project: _Project,
     url: _Url = _LOOPBACK,
     selection: Annotated[
-        str | None, typer.Option(help="Which selection, or 'holdout'; by default the one made last.", metavar="NAME")
+        str | None,
+        typer.Option(help="Which, or 'pool' or 'holdout': all of that [the one made last].", metavar="NAME"),
     ] = None,
     draft: Annotated[
         bool, typer.Option("--draft/--no-draft", help="With the model's own answer as a prediction, or without.")

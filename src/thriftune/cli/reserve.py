@@ -28,10 +28,10 @@ class _Continued(Study):
         super().__init__(path)
         self._chosen = set(chosen)
 
-    def candidates(self, run: str | None = None, *, embeddings: bool = True) -> Candidates:
+    def candidates(self, run: str | None = None, *, embeddings: bool = True, score: str | None = None) -> Candidates:
         import numpy as np
 
-        found = super().candidates(run, embeddings=embeddings)
+        found = super().candidates(run, embeddings=embeddings, score=score)
         chosen = np.fromiter((i in self._chosen for i in found.ids), bool, len(found.ids))
         return found.with_annotated(found.annotated | chosen)
 

@@ -41,9 +41,16 @@ def command(
         typer.Option(metavar="last|keep", help="A text picked or annotated before: comes last, or like any [last]."),
     ] = None,
     at_least: Annotated[
-        str | None, typer.Option(metavar="task=N", help="So many picks of every task, served first.")
+        list[str] | None,
+        typer.Option(
+            metavar="TASK=N",
+            help="So many picks of a task, served first; task=N: of every task. May be given several times.",
+        ),
     ] = None,
-    at_most: Annotated[str | None, typer.Option(metavar="task=N", help="No more picks of any task.")] = None,
+    at_most: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK=N", help="No more picks of a task; task=N: of any. May be given several times."),
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -64,7 +71,7 @@ def command(
     from thriftune.errors import ConfigError
     from thriftune.selection.parameters import parse
     from thriftune.selection.present import show_choice
-    from thriftune.selection.quotas import parse_quota
+    from thriftune.selection.quotas import parse_quotas
     from thriftune.selection.ray_crew import on_cluster
     from thriftune.selection.store import choose
     from thriftune.study import Study
@@ -79,8 +86,8 @@ def command(
         "name": name,
         "run": run,
         "duplicates": duplicates,
-        "at_least": parse_quota(at_least, "--at-least") if at_least is not None else None,
-        "at_most": parse_quota(at_most, "--at-most") if at_most is not None else None,
+        "at_least": parse_quotas(at_least, "--at-least"),
+        "at_most": parse_quotas(at_most, "--at-most"),
     }
     if workers is not None and ray is None:
         raise ConfigError("--workers are of a cluster: give --ray ADDRESS or --ray local, too")

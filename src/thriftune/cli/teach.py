@@ -16,7 +16,8 @@ def command(
     endpoint: options.Url = None,
     model: options.Model = None,
     selection: Annotated[
-        str | None, typer.Option(help="Which selection, or 'holdout'; by default the one made last.", metavar="NAME")
+        str | None,
+        typer.Option(help="Which, or 'pool' or 'holdout': all of that [the one made last].", metavar="NAME"),
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system prompt for the teacher.", metavar="TEXT")] = None,
     answered_too: Annotated[

@@ -60,7 +60,14 @@ def read_csv(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Rejec
                 raise PoolError(
                     f"{path}:{first}: the header is not CSV ({_fault(error)}): save the file anew"
                 ) from None
-            yield Reject(first, "broken CSV", _fault(error), text.raw())
+            taken = f" in a record of {len(text.record):,} lines" if len(text.record) > 1 else ""
+            if taken and "unexpected end" in str(error):
+                # Everything after that quote would be lost as one broken row.
+                raise PoolError(
+                    f"{path}:{first}: a quote that opens here is not closed, which leaves nothing of the "
+                    f"{len(text.record):,} lines from here on: close it, or double it where it belongs to the text"
+                ) from None
+            yield Reject(first, "broken CSV", _fault(error) + taken, text.raw())
         else:
             if fields and header is None:
                 header = _header([f.strip() for f in fields], path, first)

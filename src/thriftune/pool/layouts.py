@@ -60,7 +60,15 @@ class Layout:
             wanted = (
                 f"no column {config.prompt_column!r}" if config.prompt_column else "no column that can be the prompt"
             )
-            raise PoolError(f"{source}: {wanted} (columns: {listed(self.columns)}): name it with --prompt-column")
+            empty = next((c for c in (*_CONVERSATIONS, *_TEXTS) if c in self.columns), None)
+            hint = "name it with --prompt-column"
+            if config.prompt_column is None and empty is not None:
+                hint = (
+                    f"{empty!r} is empty in the first {len(sample)} rows: fill it, or name another with --prompt-column"
+                )
+            elif any(c.strip('"').startswith("sep=") for c in self.columns):
+                hint = "delete the line sep=, which only Excel reads"
+            raise PoolError(f"{source}: {wanted} (columns: {listed(self.columns)}): {hint}")
         self.companions: tuple[str, ...] = ()
         if config.prompt_column is None:
             wanted_too = _COMPANIONS.get(self.prompts[-1], ())

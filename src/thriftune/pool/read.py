@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,9 +67,18 @@ def _sources(name: str) -> list[Source]:
         if format_of(path) is None or not path.is_file():
             raise PoolError(f"{path}: cannot tell its format: name it {', '.join(FORMATS)} (each also .gz or .zst)")
         return [Source(str(path), path)]
+    # A directory of that name here makes a mistyped path likelier than a dataset, and the hub takes long to say no.
+    there = {_stem(f): f for f in path.parent.iterdir()} if len(path.parts) > 1 and path.parent.is_dir() else {}
+    near = difflib.get_close_matches(_stem(path), there, 1, 0.8)
+    if near:
+        raise PoolError(f"{name}: no such file: did you mean {there[near[0]]}?")
     if hub.looks_like_id(name) and format_of(path) is None:
         return [Source(name, None)]
     raise PoolError(f"{name}: no such file, and no hub dataset id either: check it (ids are written owner/name)")
+
+
+def _stem(path: Path) -> str:
+    return path.name.lstrip(".").partition(".")[0]
 
 
 def _files_below(directory: Path, seen: set[Path]) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -155,6 +156,8 @@ def visible(candidates: Candidates, strategy: Strategy, params: Mapping[str, Any
         elif not candidates.scores or (score and score not in candidates.scores):
             known = ", ".join(candidates.scores) or "none"
             missing = f"score {score!r}" if score else "scores"
+            near = difflib.get_close_matches(score, candidates.scores, 1)
+            advice = f"did you mean {near[0]}?" if near else advice
             raise StrategyError(f"{strategy.name} needs {missing} (there: {known}): {advice or 'give scores='}")
     for column in ("costs", "weights"):
         if getattr(candidates, column) is not None and column not in declared:

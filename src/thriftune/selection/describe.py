@@ -39,7 +39,9 @@ def describe(study: Study, selection: Selection, run: str | None) -> dict[str, A
         ``score_length``: Spearman's correlation over the pool of the score that was ranked by with prompt length;
         ``ties``: of a strategy that ranks by a score and nothing else, see `ties`.
     """
-    candidates = study.candidates(run, embeddings=False)
+    strategy = registry.get(selection.strategy)
+    score = strategy.score(selection.params)
+    candidates = study.candidates(run, embeddings=False, score=score)
     rows = np.asarray(selection.rows, np.int64)
     summary: dict[str, Any] = {"picks": len(rows), "pool": len(candidates)}
     summary["tasks"] = None if candidates.tasks is None else share_by_task(candidates.tasks, rows)
@@ -60,8 +62,6 @@ def describe(study: Study, selection: Selection, run: str | None) -> dict[str, A
             name: _shares(flags[column].to_numpy(zero_copy_only=False), rows)
             for name, column in (("prompt", "truncated_prompt"), ("draft", "hit_limit"))
         }
-    strategy = registry.get(selection.strategy)
-    score = strategy.score(selection.params)
     summary["score_length"] = summary["ties"] = None
     if score is not None:
         values = candidates.scores[score]

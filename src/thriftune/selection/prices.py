@@ -10,7 +10,7 @@ import numpy as np
 
 from thriftune.errors import StrategyError
 from thriftune.selection.registry import Strategy, strategies
-from thriftune.study import Study
+from thriftune.study import Study, number_of
 from thriftune.types import Candidates, FloatArray
 
 _NAMED = 12  # columns that a message lists
@@ -89,14 +89,14 @@ def prices(study: Study, run: str | None, column: str) -> FloatArray:
     elif column == "n_chars" or column in scored:
         values = (table["n_chars"] if column == "n_chars" else study.scores(run, [column])[column]).to_pylist()
     else:
-        there = dict.fromkeys(k for meta in metas[:1000] for k, v in meta.items() if _number(v) is not None)
+        there = dict.fromkeys(k for meta in metas[:1000] for k, v in meta.items() if number_of(v) is not None)
         names = [*there, "n_chars", *scored]
         listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
         raise StrategyError(f"there is no column {column!r} to take costs from: choose one of {listed}")
     annotated = study.annotations.answered()
     found = np.full(len(values), np.nan)
     for row, (value, name) in enumerate(zip(values, table["id"].to_pylist(), strict=True)):
-        number = _number(value)
+        number = number_of(value)
         if number is not None and math.isfinite(number) and number > 0:
             found[row] = number
         elif name not in annotated:
@@ -107,16 +107,6 @@ def prices(study: Study, run: str | None, column: str) -> FloatArray:
                 "make the study again, or take another column"
             )
     return found
-
-
-def _number(value: Any) -> float | None:
-    """``value`` as a number; text of a CSV file counts."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None
 
 
 def _numbers_of(study: Study, run: str) -> list[str]:

@@ -70,8 +70,9 @@ def select(
             ``Selection.budget`` says how many were picked.
         duplicates: ``last``: a text that was picked or annotated is picked again only when all others are used up
             (with ``budget_cost`` never); ``keep``: each row for itself.
-        at_least: ``{"task": 5}``: so many picks of every task that has as many, served first.
-        at_most: ``{"task": 50}``: no more picks of any task.
+        at_least: ``{"task": 5}``: so many picks of every task that has as many, served first; ``{"poetry": 20}``: of
+            the task of that label, which goes before ``task``.
+        at_most: ``{"task": 50}``: no more picks of any task; by label as well.
         params: the strategy's own; and ``transform`` (see `geometry.transform`) for those that need embeddings,
             by default ``centre_l2`` for a study's hidden states and ``none`` for your own arrays.
 
@@ -113,7 +114,7 @@ def select(
     chosen, resolved, why = resolve(source, strategy, params, run)
     priced = column or (source.costs if isinstance(source, Candidates) else None)
     money = money_of(budget_cost, chosen, budget, priced, limits)
-    candidates, scale, advice = _candidates(source, chosen, run, column)
+    candidates, scale, advice = _candidates(source, chosen, resolved, run, column)
     named = _named_prompts(source, chosen, resolved, candidates)
     check_ids(candidates.ids)
     all_ids, known = candidates.ids, candidates.groups
@@ -123,7 +124,7 @@ def select(
     if money is not None:
         check_affordable(view, money)
         resolved.update(**({"costs": column} if column else {}), budget_cost=money)
-    groups = groups_of(candidates.tasks)[order] if limits else order
+    tasks, groups = groups_of(candidates.tasks, limits) if limits else (order, order)
     del candidates
     # The one copy of the embeddings: they may be most of the memory there is.
     x = view.embeddings if view.embeddings is None else in_order(view.embeddings, scale, order, resolved[TRANSFORM])
@@ -145,8 +146,8 @@ def select(
     else:
         if named:
             raise StrategyError(f"{chosen.name} takes prompts as a parameter, which does not go with quotas")
-        resolved.update({name: {"task": value} for name, value in limits.items()})
-        picks = with_quotas(_by_passes(ask, texts), view, groups, count, limits)
+        resolved.update(limits)
+        picks = with_quotas(_by_passes(ask, texts), view, tasks, groups[order], count, limits)
     if picks.partial and len(picks.rows) == 0:
         raise KeyboardInterrupt
     if money is not None:
@@ -169,13 +170,13 @@ def select(
 
 
 def _candidates(
-    source: Study | Candidates, strategy: Strategy, run: str | None, costs: str | None
+    source: Study | Candidates, strategy: Strategy, resolved: Mapping[str, Any], run: str | None, costs: str | None
 ) -> tuple[Candidates, FloatArray | None, str]:
     """The columns, checked; what embeddings on disk are to be multiplied by; and advice about a missing column."""
     if isinstance(source, Candidates):
         columns = {name: getattr(source, name) for name in (*registry.COLUMNS, "ids", "annotated", "groups")}
         return from_arrays(**columns), None, ""
-    candidates = source.candidates(run, embeddings=False)
+    candidates = source.candidates(run, embeddings=False, score=strategy.score(resolved))
     if len(candidates) == 0:
         raise StrategyError(f"the pool of {source.path} is empty: there is nothing to select from")
     candidates = replace(

@@ -18,7 +18,7 @@ from thriftune.selection.prices import money_of, prices
 from thriftune.selection.quotas import quotas
 from thriftune.selection.request import budget_of, resolve
 from thriftune.selection.run import select
-from thriftune.study import HOLDOUT, Study
+from thriftune.study import HOLDOUT, POOL, Study
 from thriftune.types import Selection
 
 _SETTINGS = ("strategy", "budget", "seed", "params", "run")
@@ -67,8 +67,7 @@ def choose(study: Study, settings: SelectConfig, *, replace: bool = False) -> Ch
     run = study.score_run(settings.run) if settings.run or study.score_runs() else None
     # Everything that can be refused is refused before the work.
     strategy, params, _ = resolve(study, settings.strategy, settings.params, run)
-    given = quotas(settings.at_least, settings.at_most)
-    limits = {limit: {"task": value} for limit, value in given.items()}
+    limits = quotas(settings.at_least, settings.at_most)
     params = {**params, **limits}
     money = money_of(settings.budget_cost, strategy, settings.budget, settings.costs, limits)
     if money is None:
@@ -78,8 +77,8 @@ def choose(study: Study, settings: SelectConfig, *, replace: bool = False) -> Ch
         count, size = None, f"cost{money:.12g}"
         params.update(costs=settings.costs, budget_cost=money)
     name = settings.name or f"{strategy.name}-{size}" + (f"-seed{settings.seed}" if settings.seed else "")
-    if name == HOLDOUT:
-        raise StrategyError(f"{name!r} names the prompts set aside for evaluation: choose another --name")
+    if name in (HOLDOUT, POOL):
+        raise StrategyError(f"{name!r} names all prompts of that part of the study: choose another --name")
     wanted = {"strategy": strategy.name, "budget": count, "seed": settings.seed, "params": params, "run": run}
     if not replace and study.selection_file(name).exists():
         if settings.costs is not None:
