@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import multiprocessing
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from thriftune.annotation.export import export
 from thriftune.annotation.ingest import ingest, write_conflicts
 from thriftune.annotations import put
 from thriftune.errors import AnnotationError, StudyError
+from thriftune.pool.build import init
 from thriftune.study import Study
 from thriftune.types import Annotation
 
@@ -190,6 +193,60 @@ def test_edited_prompts_are_noticed(small_study: Study, file: Path) -> None:
     )
     assert done.edited == ["p03", "p08"]
     assert done.new == 4
+
+
+def test_answers_beside_other_prompts_are_refused(small_study: Study, file: Path) -> None:
+    export(small_study, file, to="csv")
+    with file.open(encoding="utf-8-sig", newline="") as handle:
+        header, *table = csv.reader(handle)
+    ids = [row[0] for row in table]
+    for row, shifted in zip(table, [*ids[1:], ids[0]], strict=True):
+        row[0], row[header.index("response")] = shifted, "x"
+    table[4][header.index("prompt")] = "changed"
+    with file.open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows([header, *table])
+    with pytest.raises(AnnotationError, match="9 rows are broken: .*:2: id 'p00' beside the prompt of id 'p03'; "):
+        ingest(small_study, file)
+    assert small_study.annotations.in_force() == []
+    done = ingest(small_study, file, skip_bad=True)
+    assert (done.new, len(done.skipped), done.edited) == (1, 9, [ids[5]])
+
+
+def test_a_chat_beside_another_id_is_refused(small_study: Study, file: Path) -> None:
+    export(small_study, file, to="messages")
+    chat = next(row for row in map(json.loads, file.read_text().strip().split("\n")) if row["id"] == "p08")
+    jsonl(file, {**chat, "id": "p00"})
+    with pytest.raises(AnnotationError, match=r":1: id 'p00' beside the prompt of id 'p08'\. Mend"):
+        ingest(small_study, file)
+
+
+@pytest.mark.parametrize("spoilt", ["5.85353E+15", 5853527138540472.0, 7])
+def test_ids_that_a_spreadsheet_spoilt_are_found_by_the_prompt(
+    small_study: Study, file: Path, spoilt: str | float
+) -> None:
+    jsonl(
+        file,
+        {"id": spoilt, "prompt": 'She said "hi", then\nleft; twice', "response": "x"},
+        {"id": spoilt, "instruction": "-5", "input": "", "output": "y"},
+        {"id": "p00", "response": "z"},
+    )
+    done = ingest(small_study, file)
+    assert (done.new, done.by_text, done.edited) == (3, 2, [])
+    assert {i: a.response for i, a in small_study.annotations.final().items()} == {"p00": "z", "p02": "x", "p05": "y"}
+    jsonl(file, {"id": spoilt, "prompt": "no such prompt", "response": "x"})
+    with pytest.raises(AnnotationError, match=r":1: id '.*' is not in .*study\. Mend"):
+        ingest(small_study, file)
+
+
+def test_an_unknown_id_and_a_prompt_that_is_there_twice(tmp_path: Path) -> None:
+    pool = jsonl(tmp_path / "pool.jsonl", *({"prompt": p} for p in ("again", "again", "once")))
+    study = init(tmp_path / "twice", [pool]).study
+    answers = jsonl(tmp_path / "a.jsonl", {"id": "1E+9", "prompt": "again", "response": "x"})
+    with pytest.raises(AnnotationError, match="id '1E.9' is not in .*twice, and 2 prompts have its text"):
+        ingest(study, answers)
+    # The text of its own id's prompt is right, whoever else has it.
+    jsonl(answers, *({"id": i, "prompt": "again", "response": "x"} for i in study.pool()["id"].to_pylist()[:2]))
+    assert ingest(study, answers).new == 2
 
 
 def _hold(path: str, ready: Any, release: Any) -> None:

@@ -171,5 +171,12 @@ def test_export_and_import_from_the_shell(small_study: Study, tmp_path: Path) ->
     assert done.returncode == 0
     assert "2 replaced, the old ones kept as history" in done.stdout
 
+    (tmp_path / "spoilt.jsonl").write_text(
+        '{"id": "5.85353E+15", "prompt": "-5", "response": "five"}\n{"id": "p06", "prompt": "?", "response": "six"}\n'
+    )
+    done = run("import", small_study.path, tmp_path / "spoilt.jsonl")
+    assert done.stdout.startswith("imported 2 answers: 2 new; 1 of unknown id matched by the prompt's text\n")
+    assert "spoilt.jsonl are not the study's text: p06; their answers were taken by id: look at" in done.stderr
+
     done = run("export", small_study.path, "-", "--to", "messages", "--answered-only")
-    assert done.stdout.count('"assistant"') == 3
+    assert done.stdout.count('"assistant"') == 5

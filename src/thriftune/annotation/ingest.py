@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thriftune.annotation.export import prompts_of
-from thriftune.annotation.parse import Answer, Broken, Told, parse
+from thriftune.annotation.parse import Answer, Broken, parse
+from thriftune.annotation.placing import place, plain, short
 from thriftune.artifacts import atomic_path
 from thriftune.errors import AnnotationError
 from thriftune.study import Study
-from thriftune.types import Annotation, Message, Source
+from thriftune.types import Annotation, Source
 
 _SHOWN = 5
 _LARGEST = 2 << 30  # held in memory
@@ -40,6 +40,7 @@ class Imported:
         conflicts: answers that differ from the ones in force and were left out.
         skipped: broken rows that were left out.
         edited: ids of prompts whose text in the file is not the study's.
+        by_text: rows whose id was found by their prompt's text.
     """
 
     new: int
@@ -49,6 +50,7 @@ class Imported:
     conflicts: list[Conflict]
     skipped: list[Broken]
     edited: list[str]
+    by_text: int
 
 
 def ingest(
@@ -63,8 +65,9 @@ def ingest(
     """Store the answers of a file.
 
     A prompt has one answer in force: the latest. All answers are stored in one transaction, or none. A broken row (not
-    readable, no id, an id that the study does not have, an id twice) refuses the whole file, unless ``skip_bad``. An
-    answer that differs from the one in force, whoever gave that, is a conflict: it is left out unless ``replace``.
+    readable, no id, an id that the study does not have, an id twice, the prompt of another id) refuses the whole file,
+    unless ``skip_bad``. An answer that differs from the one in force, whoever gave that, is a conflict: it is left out
+    unless ``replace``.
     Where the file names who answered (Label Studio's, Argilla's), each person's answers are compared with their own.
 
     Args:
@@ -120,9 +123,8 @@ def store(
     Raises:
         AnnotationError: rows are broken, or there are none.
     """
-    answers = [row for row in parsed if isinstance(row, Answer)]
-    prompts = prompts_of(study, [a.id for a in answers])
-    answers, broken = _check(parsed, set(prompts), study)
+    placed = place(study, parsed)
+    answers, broken = _check(placed.rows)
     if broken and not skip_bad:
         raise AnnotationError(_refusal(origin, broken))
     if not parsed:
@@ -138,13 +140,12 @@ def store(
         held = latest.get(a.id) if a.annotator is None else own.get((a.id, a.annotator))
         if held is None:
             new.append(a)
-        elif held.response == a.response or (not replace and _plain(held.response) == _plain(a.response)):
+        elif held.response == a.response or (not replace and plain(held.response) == plain(a.response)):
             same.append(a)
         else:
             differing.append(a)
             conflicts.append(Conflict(a.line, a.id, a.response, held))
     accepted = new + (differing if replace else [])
-    edited = [a.id for a in answers if _edited(a.prompt, *prompts[a.id][:2])]
     # An answer that is nobody's own takes the place of what stands for the prompt, be it what a review decided on.
     over = [a.id for a in differing if a.annotator is None] if replace else []
     # Last: what fails before it has changed nothing.
@@ -156,28 +157,23 @@ def store(
         unanswered=len(answers) - len(answered),
         conflicts=[] if replace else conflicts,
         skipped=broken,
-        edited=edited,
+        edited=placed.edited,
+        by_text=placed.by_text,
     )
 
 
-def _check(parsed: Sequence[Answer | Broken], known: set[str], study: Study) -> tuple[list[Answer], list[Broken]]:
+def _check(parsed: Sequence[Answer | Broken]) -> tuple[list[Answer], list[Broken]]:
     good, broken = [], []
     first: dict[tuple[str, str], int] = {}
     for row in parsed:
         if isinstance(row, Broken):
             broken.append(row)
-        elif row.id not in known:
-            broken.append(Broken(row.line, f"id {_short(row.id)} is not in {study.path}"))
         elif (key := (row.id, row.annotator or "")) in first:
-            broken.append(Broken(row.line, f"id {_short(row.id)} again (first on line {first[key]})"))
+            broken.append(Broken(row.line, f"id {short(row.id)} again (first on line {first[key]})"))
         else:
             first[key] = row.line
             good.append(row)
     return good, broken
-
-
-def _short(identifier: str) -> str:
-    return repr(identifier if len(identifier) <= 100 else f"{identifier[:100]}...")
 
 
 def describe(path: Path | str, broken: Sequence[Broken]) -> str:
@@ -210,20 +206,6 @@ def _store(
         for a in study.annotations.in_force()
     )
     study.annotations.add(given, replace=replace or unfinished, over=over)
-
-
-def _plain(text: str) -> str:
-    # Spreadsheets and editors rewrite line ends and trim; neither makes another answer.
-    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
-
-
-def _edited(told: Told, text: str, turns: list[Message] | None) -> bool:
-    if told is None:
-        return False
-    if isinstance(told, str):
-        return _plain(told) != _plain(text)
-    own = turns or [Message(role="user", content=text)]
-    return [(r, _plain(c)) for r, c in told] != [(t["role"], _plain(t["content"])) for t in own]
 
 
 def write_conflicts(study: Study, path: Path, conflicts: Sequence[Conflict]) -> Path:

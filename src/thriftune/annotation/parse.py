@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,8 @@ def from_json(line: int, row: Any) -> Iterator[Answer | Broken]:
 
 def _checked(line: int, found: Found) -> Answer | Broken:
     identifier = found.id
-    if isinstance(identifier, int) and not isinstance(identifier, bool):
+    whole = isinstance(identifier, int) and not isinstance(identifier, bool)
+    if whole or (isinstance(identifier, float) and math.isfinite(identifier)):
         identifier = str(identifier)  # tables turn ids of digits into numbers
     if not isinstance(identifier, str) or not identifier:
         return Broken(line, "no id")

@@ -46,7 +46,11 @@ def command(
     print(summary(done))
     if done.edited:
         shown = ", ".join(done.edited[:_SHOWN]) + (", ..." if len(done.edited) > _SHOWN else "")
-        print(f"warning: {len(done.edited)} prompts in {path} are not the study's text: {shown}", file=sys.stderr)
+        print(
+            f"warning: {len(done.edited)} prompts in {path} are not the study's text: {shown}; their answers were "
+            "taken by id: look at these rows, and where an id is wrong, mend it and import again with --replace",
+            file=sys.stderr,
+        )
     if done.skipped:
         print(f"warning: left out as broken: {describe(path, done.skipped)}", file=sys.stderr)
     if done.conflicts:
@@ -71,6 +75,8 @@ def summary(done: Imported) -> str:
         parts.append(f"{done.unchanged} unchanged")
     if done.unanswered:
         parts.append(f"{done.unanswered} not answered yet")
+    if done.by_text:
+        parts.append(f"{done.by_text} of unknown id matched by the prompt's text")
     if done.conflicts:
         parts.append(f"{len(done.conflicts)} in conflict and left out")
     if done.skipped:
