@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -172,13 +172,19 @@ class AnnotationStore:
             raise StudyError(f"{self.path} was written by a newer thriftune (schema {version}): upgrade thriftune")
         return version
 
-    def add(self, annotations: Iterable[Annotation], *, replace: bool = False, over: Collection[str] = ()) -> None:
+    def add(
+        self,
+        annotations: Iterable[Annotation],
+        *,
+        replace: bool = False,
+        over: Mapping[Annotation, Annotation] | None = None,
+    ) -> None:
         """Store answers, all or none.
 
         Args:
             annotations: at most one for each prompt, annotator and source.
             replace: let them take the place of answers in force, which are kept as history.
-            over: ids of prompts for which what a review decided becomes history, too.
+            over: by answer, the one in force whose place it takes too, be it another person's or what a review decided.
 
         Raises:
             StudyError: an answer in force is in the way and ``replace`` is False, or the file cannot be written.
@@ -187,12 +193,10 @@ class AnnotationStore:
         with self._connect() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                connection.executemany(
-                    "UPDATE annotations SET replaced = ? WHERE prompt_id = ? AND review = 1 AND replaced IS NULL",
-                    [(moment, prompt_id) for prompt_id in over],
-                )
                 for a in annotations:
-                    put(connection, a, moment, replace=replace)
+                    other = over.get(a) if over else None
+                    row = None if other is None else _retire(connection, other, moment)
+                    put(connection, a, moment, replace=replace, replaces=row)
             except sqlite3.IntegrityError as error:
                 connection.execute("ROLLBACK")
                 raise StudyError(f"prompt {a.prompt_id!r} already has this annotator's answer ({error})") from error
@@ -241,6 +245,16 @@ class AnnotationStore:
         return set(self.final(sources))
 
 
+def _retire(connection: sqlite3.Connection, held: Annotation, moment: str) -> int | None:
+    """Make a final answer history inside the caller's transaction; its row, None where it is no longer in force."""
+    rows = connection.execute(
+        "UPDATE annotations SET replaced = ? WHERE prompt_id = ? AND annotator = ? AND source = ? "
+        "AND CAST(response AS TEXT) = ? AND status = 'final' AND replaced IS NULL RETURNING id",
+        (moment, held.prompt_id, held.annotator, held.source, held.response),
+    ).fetchall()
+    return int(rows[-1][0]) if rows else None
+
+
 def put(
     connection: sqlite3.Connection,
     annotation: Annotation,
@@ -250,6 +264,7 @@ def put(
     review: bool = False,
     flag: Flag | None = None,
     reason: str | None = None,
+    replaces: int | None = None,
 ) -> int:
     """Write one answer inside the caller's transaction.
 
@@ -261,6 +276,7 @@ def put(
         review: it is what a review decided on; it stands beside the reviewer's own answer and counts before all others.
         flag: for a skipped prompt, why nobody is to answer it.
         reason: for a skipped prompt, in words.
+        replaces: row of another's answer that became history for this one; the annotator's own comes before it.
 
     Returns:
         The row's id.
@@ -281,7 +297,7 @@ def put(
         "flag, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (
             *(a.prompt_id, a.response, a.annotator, a.source, a.seconds, a.status, moment),
-            *(held[0] if held else None, int(review), flag, reason),
+            *(held[0] if held else replaces, int(review), flag, reason),
         ),
     ).fetchone()
     return int(row[0])
@@ -293,4 +309,5 @@ def withdraw(connection: sqlite3.Connection, row: int, moment: str) -> None:
         "UPDATE annotations SET replaced = ? WHERE id = ? RETURNING replaces", (moment, row)
     ).fetchone()
     if before is not None:
-        connection.execute("UPDATE annotations SET replaced = NULL WHERE id = ?", (before,))
+        # Another's answer that an import replaced stays history where that person has given a new one since.
+        connection.execute("UPDATE OR IGNORE annotations SET replaced = NULL WHERE id = ?", (before,))

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from thriftune.annotation.conflicts import drop_conflicts, keep_conflicts
 from thriftune.annotation.export import export
-from thriftune.annotation.ingest import ingest, write_conflicts
+from thriftune.annotation.ingest import ingest
 from thriftune.annotations import put
 from thriftune.errors import AnnotationError, StudyError
 from thriftune.pool.build import init
@@ -125,7 +126,7 @@ def test_conflicts_are_left_out_and_the_rest_comes_in(small_study: Study, file: 
     )
     done = ingest(small_study, file)
     assert (done.new, done.unchanged, done.unanswered, len(done.conflicts)) == (1, 1, 1, 1)
-    assert (done.conflicts[0].line, done.conflicts[0].offered) == (1, "new")
+    assert (done.conflicts[0].line, done.conflicts[0].offered.response) == (1, "new")
     assert {i: a.response for i, a in small_study.annotations.final().items()} == {
         "p00": "old",
         "p01": "same\n",
@@ -133,7 +134,7 @@ def test_conflicts_are_left_out_and_the_rest_comes_in(small_study: Study, file: 
     }
 
     # What was left out can be looked at, and taken.
-    place = write_conflicts(small_study, file, done.conflicts)
+    place = keep_conflicts(small_study, file, done.conflicts)
     taken = ingest(small_study, place, replace=True)
     assert (taken.new, taken.replaced, taken.conflicts) == (0, 1, [])
     assert small_study.annotations.final()["p00"].response == "new"
@@ -167,6 +168,102 @@ def test_an_answer_supersedes_the_annotators_own_draft(small_study: Study, file:
     done = ingest(small_study, jsonl(file, {"id": "p00", "response": "whole"}), annotator="ann")
     assert (done.new, done.conflicts) == (1, [])
     assert [a.response for a in small_study.annotations.in_force()] == ["whole"]
+
+
+def in_force(study: Study) -> list[tuple[str, str, str]]:
+    return [(a.response, a.annotator, a.source) for a in study.annotations.in_force()]
+
+
+def test_a_conflict_taken_keeps_who_answered(small_study: Study, file: Path) -> None:
+    small_study.annotations.add([Annotation("p00", "a person's", annotator="ann")])
+    options = {"annotator": "gpt", "source": "teacher"}
+    ingest(small_study, jsonl(file, {"id": "p00", "response": "A"}), **options)  # type: ignore[arg-type]
+    done = ingest(small_study, jsonl(file, {"id": "p00", "response": "B"}), **options)  # type: ignore[arg-type]
+    place = keep_conflicts(small_study, file, done.conflicts)
+    assert ingest(small_study, place, replace=True).replaced == 1
+    assert in_force(small_study) == [("a person's", "ann", "human"), ("B", "gpt", "teacher")]
+    assert small_study.responses("human") == {"p00": "a person's"}
+
+
+@pytest.mark.parametrize("through", ["flag", "file"])
+def test_replacing_takes_the_place_of_the_answer_in_conflict(small_study: Study, file: Path, through: str) -> None:
+    small_study.annotations.add([Annotation("p00", "C", annotator="cat"), Annotation("p00", "A", annotator="ann")])
+    jsonl(file, {"id": "p00", "response": "B"})
+    done = ingest(small_study, file, annotator="bob", replace=through == "flag")
+    if through == "file":
+        done = ingest(small_study, keep_conflicts(small_study, file, done.conflicts), replace=True)
+    assert (done.new, done.replaced, done.conflicts) == (0, 1, [])
+    # What the others answered was not in conflict: the answer in force to the prompt was ann's.
+    assert in_force(small_study) == [("C", "cat", "human"), ("B", "bob", "human")]
+    with small_study.annotations.connect() as connection:
+        rows = connection.execute("SELECT id, replaced IS NULL, replaces FROM annotations ORDER BY id").fetchall()
+    assert rows == [(1, 1, None), (2, 0, None), (3, 1, 2)]
+
+
+def test_an_answer_that_came_with_the_pool_is_replaced(small_study: Study, file: Path) -> None:
+    small_study.annotations.add([Annotation("p00", "A", source="imported")])
+    assert ingest(small_study, jsonl(file, {"id": "p00", "response": "B"}), replace=True).replaced == 1
+    assert in_force(small_study) == [("B", "", "human")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id": "p00", "response": "A", "annotator": "gpt", "source": "teacher"}\n'
+        '{"id": "p00", "response": "B", "annotator": 7, "source": null}\n'
+        '{"id": "p01", "response": "C", "annotator": " "}\n',
+        "id,response,annotator,source\np00,A,gpt,teacher\np00,B,7,\np01,C,,\n",
+        '[{"id": "p00", "output": "A", "annotator": "gpt", "source": "teacher"},'
+        '{"id": "p00", "completion": "B", "annotator": "7"}, {"id": "p01", "conversations":'
+        '[{"from": "human", "value": "x"}, {"from": "gpt", "value": "C"}]}]',
+    ],
+)
+def test_rows_say_who_answered_and_flags_where_they_do_not(small_study: Study, file: Path, text: str) -> None:
+    file.write_text(text)
+    assert ingest(small_study, file, annotator="ann").new == 3
+    assert in_force(small_study) == [("A", "gpt", "teacher"), ("B", "7", "human"), ("C", "ann", "human")]
+    assert ingest(small_study, file, annotator="ann").unchanged == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"id": "p00", "response": "A", "source": "dolly"}', "1: source is 'dolly', not one of human, teacher, imp"),
+        ('{"id": "p00", "output": "A", "source": ["human"]}', r"1: source is \"\['human'\]\", not one of"),
+        ('{"id": "p00", "response": "A", "annotator": {}}', "1: annotator is a JSON dict, not text"),
+        ("id,response,source\np01,B,human\np00,A,Mensch", "3: source is 'Mensch', not one of human, teacher, imp"),
+    ],
+)
+def test_a_source_of_no_known_kind_is_refused(small_study: Study, file: Path, text: str, reason: str) -> None:
+    file.write_text(text)
+    with pytest.raises(AnnotationError, match=reason):
+        ingest(small_study, file)
+    assert in_force(small_study) == []
+
+
+def test_conflicts_of_two_imports_are_both_kept(small_study: Study, file: Path) -> None:
+    small_study.annotations.add([Annotation("p00", "A"), Annotation("p01", "A")])
+    places = []
+    for prompt in ("p00", "p01", "p00"):
+        done = ingest(small_study, jsonl(file, {"id": prompt, "response": "B"}))
+        places.append(keep_conflicts(small_study, file, done.conflicts))
+    assert [p.name for p in places] == [f"import-conflicts{n}.jsonl" for n in ("", "-2", "-3")]
+    assert [json.loads(p.read_text())["id"] for p in places] == ["p00", "p01", "p00"]
+    assert drop_conflicts(small_study, places[0]) and not places[0].exists()
+    assert not drop_conflicts(small_study, file) and file.exists()
+
+
+def test_a_conflict_is_outdated_when_another_answer_is_in_force(small_study: Study, file: Path) -> None:
+    small_study.annotations.add([Annotation("p00", "A")])
+    done = ingest(small_study, jsonl(file, {"id": "p00", "response": "B"}))
+    old = keep_conflicts(small_study, file, done.conflicts)
+    ingest(small_study, jsonl(file, {"id": "p00", "response": "C"}), replace=True)
+    again = ingest(small_study, old, replace=True)
+    assert (again.replaced, [c.in_force.response for c in again.conflicts]) == (0, ["C"])
+    assert in_force(small_study) == [("C", "", "human")]
+    # Who wants it nevertheless says so of the answer that it would replace now.
+    assert ingest(small_study, keep_conflicts(small_study, old, again.conflicts), replace=True).replaced == 1
+    assert in_force(small_study) == [("B", "", "human")]
 
 
 def test_teachers_are_told_apart(small_study: Study, file: Path) -> None:
@@ -207,7 +304,7 @@ def test_answers_beside_other_prompts_are_refused(small_study: Study, file: Path
         csv.writer(handle).writerows([header, *table])
     with pytest.raises(AnnotationError, match="9 rows are broken: .*:2: id 'p00' beside the prompt of id 'p03'; "):
         ingest(small_study, file)
-    assert small_study.annotations.in_force() == []
+    assert in_force(small_study) == []
     done = ingest(small_study, file, skip_bad=True)
     assert (done.new, len(done.skipped), done.edited) == (1, 9, [ids[5]])
 

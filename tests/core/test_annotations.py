@@ -208,6 +208,21 @@ def test_taking_an_answer_back_puts_its_predecessor_in_force(store: AnnotationSt
     assert rows == [("one", None), ("two", "t3")]  # nothing is deleted
 
 
+def test_another_persons_answer_that_was_replaced_comes_back_unless_there_is_a_newer_one(
+    store: AnnotationStore,
+) -> None:
+    hers, his = Annotation("a", "hers", annotator="ann"), Annotation("a", "his", annotator="bob")
+    store.add([hers])
+    for newer, left in ([], ["hers"]), ([Annotation("a", "hers again", annotator="ann")], ["hers again"]):
+        store.add([his], over={his: hers})
+        assert store.in_force() == [his]
+        store.add(newer)
+        with store.connect() as connection:
+            (row,) = connection.execute("SELECT MAX(id) FROM annotations WHERE annotator = 'bob'").fetchone()
+        _run(store, lambda c, row=row: withdraw(c, row, "t3"))
+        assert [a.response for a in store.in_force()] == left
+
+
 def test_a_review_stands_beside_the_reviewers_own_answer_and_counts_first(store: AnnotationStore) -> None:
     _run(store, lambda c: put(c, Annotation("a", "decided", annotator="ann"), "t1", replace=False, review=True))
     store.add([Annotation("a", "own", annotator="ann"), Annotation("a", "his", annotator="bob")])

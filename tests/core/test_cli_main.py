@@ -170,6 +170,9 @@ def test_export_and_import_from_the_shell(small_study: Study, tmp_path: Path) ->
     done = run("import", small_study.path, small_study.path / "import-conflicts.jsonl", "--replace")
     assert done.returncode == 0
     assert "2 replaced, the old ones kept as history" in done.stdout
+    assert f"{small_study.path / 'import-conflicts.jsonl'} is removed" in done.stdout
+    assert not (small_study.path / "import-conflicts.jsonl").exists()
+    assert len(small_study.annotations.in_force()) == 3
 
     (tmp_path / "spoilt.jsonl").write_text(
         '{"id": "5.85353E+15", "prompt": "-5", "response": "five"}\n{"id": "p06", "prompt": "?", "response": "six"}\n'

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from thriftune.annotation.formats import NOBODY, SHAREGPT_ROLES
+from thriftune.types import Source
 
 _ROLES = {theirs: ours for ours, theirs in SHAREGPT_ROLES.items()} | {r: r for r in SHAREGPT_ROLES}
 Turns = tuple[tuple[str, str], ...]
@@ -20,6 +21,8 @@ class Found(NamedTuple):
         prompt: the prompt as the row has it.
         annotator: who answered.
         seconds: time spent answering.
+        source: what kind of annotator that is.
+        over: annotator and text of the answer that this one is to replace.
     """
 
     id: Any
@@ -27,6 +30,8 @@ class Found(NamedTuple):
     prompt: str | Turns | None = None
     annotator: str | None = None
     seconds: float | None = None
+    source: Source | None = None
+    over: tuple[str, str] | None = None
 
 
 class Unreadable(Exception):
@@ -152,7 +157,7 @@ def _sharegpt(row: Mapping[str, Any]) -> Found:
     if said is None:
         raise Unreadable("conversations is not a list of {from, value} with text in both")
     told, response = split(tuple((_ROLES.get(role, role), text) for role, text in said))
-    return Found(row.get("id"), response, told)
+    return Found(row.get("id"), response, told, **author(row))
 
 
 def _prompt_completion(row: Mapping[str, Any]) -> Found:
@@ -167,7 +172,24 @@ def _prompt_completion(row: Mapping[str, Any]) -> Found:
         if answer is None or len(answer) > 1 or any(role != "assistant" for role, _ in answer):
             raise Unreadable("completion is not one {role: assistant, content}")
         completion = answer[0][1] if answer else ""
-    return Found(row.get("id"), completion, told if isinstance(told, str | tuple) else None)
+    return Found(row.get("id"), completion, told if isinstance(told, str | tuple) else None, **author(row))
+
+
+def author(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`Found.annotator` and `Found.source` as the row's fields of these names have them, None where there is nothing.
+
+    Raises:
+        Unreadable: an annotator that is no name, a source of no known kind.
+    """
+    annotator, source = row.get("annotator"), row.get("source")
+    if isinstance(annotator, int) and not isinstance(annotator, bool):
+        annotator = str(annotator)
+    if not isinstance(annotator, str | None):
+        raise Unreadable(f"annotator is a JSON {type(annotator).__name__}, not text")
+    source = source.strip() if isinstance(source, str) else source
+    if source not in (None, "", *get_args(Source)):
+        raise Unreadable(f"source is {str(source)[:60]!r}, not one of {', '.join(get_args(Source))}")
+    return {"annotator": annotator if annotator and annotator.strip() else None, "source": source or None}
 
 
 def turns(value: Any, role_key: str = "role", content_key: str = "content") -> Turns | None:

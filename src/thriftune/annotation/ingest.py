@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from thriftune.annotation.conflicts import Conflict
 from thriftune.annotation.parse import Answer, Broken, parse
 from thriftune.annotation.placing import place, plain, short
-from thriftune.artifacts import atomic_path
 from thriftune.errors import AnnotationError
 from thriftune.study import Study
 from thriftune.types import Annotation, Source
 
 _SHOWN = 5
 _LARGEST = 2 << 30  # held in memory
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """An answer in the file that differs from the one in force."""
-
-    line: int
-    id: str
-    offered: str
-    in_force: Annotation
 
 
 @dataclass(frozen=True)
@@ -67,14 +56,15 @@ def ingest(
     A prompt has one answer in force: the latest. All answers are stored in one transaction, or none. A broken row (not
     readable, no id, an id that the study does not have, an id twice, the prompt of another id) refuses the whole file,
     unless ``skip_bad``. An answer that differs from the one in force, whoever gave that, is a conflict: it is left out
-    unless ``replace``.
-    Where the file names who answered (Label Studio's, Argilla's), each person's answers are compared with their own.
+    unless ``replace``, with which the one in force becomes history. Where the file names who answered, each person's
+    answers are compared with their own; in a file of conflicts, with the answer that was in force then: where that is
+    replaced already the answer is a conflict again, ``replace`` or not.
 
     Args:
         study: where to.
         path: in any format that `export` writes, told apart by content.
         annotator: who answered, where the file does not say.
-        source: ``human`` or ``teacher``.
+        source: ``human`` or ``teacher``, where the file does not say.
         replace: let differing answers take the place of those in force.
         skip_bad: store the good rows of a file that has broken ones.
 
@@ -124,56 +114,74 @@ def store(
         AnnotationError: rows are broken, or there are none.
     """
     placed = place(study, parsed)
-    answers, broken = _check(placed.rows)
+    rows, broken = _check(placed.rows, annotator, source)
     if broken and not skip_bad:
         raise AnnotationError(_refusal(origin, broken))
     if not parsed:
         raise AnnotationError(f"{origin} has no rows: give a file of answers")
-    answered = [a for a in answers if a.response]
     # A model's answers and people's stand side by side: neither is in the other's way.
-    kin = ("teacher",) if source == "teacher" else ("human", "imported")
-    final = [a for a in study.annotations.in_force() if a.status == "final" and a.source in kin]
-    latest = {a.prompt_id: a for a in final}
-    own = {(a.prompt_id, a.annotator): a for a in final}
-    same, differing, new, conflicts = [], [], [], []
-    for a in answered:
-        held = latest.get(a.id) if a.annotator is None else own.get((a.id, a.annotator))
+    standing: dict[tuple[str, bool], list[Annotation]] = {}
+    for a in study.annotations.in_force():
+        if a.status == "final":
+            standing.setdefault((a.prompt_id, a.source == "teacher"), []).append(a)
+    answered = [(row, given) for row, given in rows if given.response]
+    unchanged, new, differing, conflicts = 0, [], [], []
+    over: dict[Annotation, Annotation] = {}
+    for row, given in answered:
+        held = _opposite(row, given, standing.get((given.prompt_id, given.source == "teacher"), []))
+        outdated = held is not None and row.over not in (None, (held.annotator, held.response))
         if held is None:
-            new.append(a)
-        elif held.response == a.response or (not replace and plain(held.response) == plain(a.response)):
-            same.append(a)
+            new.append(given)
+        elif held.response == given.response or (not replace and plain(held.response) == plain(given.response)):
+            unchanged += 1
+        elif replace and not outdated:
+            differing.append(given)
+            if row.annotator is None or row.over is not None:
+                over[given] = held  # whoever gave it; a person's own gives way in any case, what a review decided not
         else:
-            differing.append(a)
-            conflicts.append(Conflict(a.line, a.id, a.response, held))
-    accepted = new + (differing if replace else [])
-    # An answer that is nobody's own takes the place of what stands for the prompt, be it what a review decided on.
-    over = [a.id for a in differing if a.annotator is None] if replace else []
+            conflicts.append(Conflict(row.line, given, held))
     # Last: what fails before it has changed nothing.
-    _store(study, accepted, annotator, source, replace=replace, over=over)
+    _store(study, [*new, *differing], over, replace=replace)
     return Imported(
         new=len(new),
-        replaced=len(differing) if replace else 0,
-        unchanged=len(same),
-        unanswered=len(answers) - len(answered),
-        conflicts=[] if replace else conflicts,
+        replaced=len(differing),
+        unchanged=unchanged,
+        unanswered=len(rows) - len(answered),
+        conflicts=conflicts,
         skipped=broken,
         edited=placed.edited,
         by_text=placed.by_text,
     )
 
 
-def _check(parsed: Sequence[Answer | Broken]) -> tuple[list[Answer], list[Broken]]:
+def _check(
+    rows: Sequence[Answer | Broken], annotator: str, source: Source
+) -> tuple[list[tuple[Answer, Annotation]], list[Broken]]:
+    """Rows with what is to be stored of them, and those that are broken or come twice."""
     good, broken = [], []
-    first: dict[tuple[str, str], int] = {}
-    for row in parsed:
+    first: dict[tuple[str, str, Source], int] = {}
+    for row in rows:
         if isinstance(row, Broken):
             broken.append(row)
-        elif (key := (row.id, row.annotator or "")) in first:
+            continue
+        name = annotator if row.annotator is None else row.annotator
+        given = Annotation(row.id, row.response, name, row.source or source, row.seconds)
+        key = (row.id, name, given.source)
+        if key in first:
             broken.append(Broken(row.line, f"id {short(row.id)} again (first on line {first[key]})"))
         else:
             first[key] = row.line
-            good.append(row)
+            good.append((row, given))
     return good, broken
+
+
+def _opposite(row: Answer, given: Annotation, there: Sequence[Annotation]) -> Annotation | None:
+    """Of the answers in force to a prompt, the one that a row's is compared with."""
+    if row.over is None and row.annotator is not None:
+        # The first: what the same person decided in a review stands after their own.
+        return next((a for a in there if (a.annotator, a.source) == (given.annotator, given.source)), None)
+    meant = [a for a in there if (a.annotator, a.response) == row.over] or there
+    return meant[-1] if meant else None
 
 
 def describe(path: Path | str, broken: Sequence[Broken]) -> str:
@@ -191,45 +199,13 @@ def _refusal(path: Path | str, broken: Sequence[Broken]) -> str:
 
 
 def _store(
-    study: Study, accepted: Sequence[Answer], annotator: str, source: Source, *, replace: bool, over: Sequence[str]
+    study: Study, accepted: Sequence[Annotation], over: Mapping[Annotation, Annotation], *, replace: bool
 ) -> None:
     if not accepted:
         return
-    given = [
-        Annotation(a.id, a.response, annotator if a.annotator is None else a.annotator, source, a.seconds)
-        for a in accepted
-    ]
-    keys = {(a.prompt_id, a.annotator) for a in given}
+    keys = {(a.prompt_id, a.annotator, a.source) for a in accepted}
     # A draft or a skip by the same annotator gives way to the answer; it stays as history.
     unfinished = any(
-        a.status != "final" and a.source == source and (a.prompt_id, a.annotator) in keys
-        for a in study.annotations.in_force()
+        a.status != "final" and (a.prompt_id, a.annotator, a.source) in keys for a in study.annotations.in_force()
     )
-    study.annotations.add(given, replace=replace or unfinished, over=over)
-
-
-def write_conflicts(study: Study, path: Path, conflicts: Sequence[Conflict]) -> Path:
-    """Keep differing answers in ``import-conflicts.jsonl`` of the study, ready to be pruned and imported.
-
-    Args:
-        study: where to.
-        path: the file they came from.
-        conflicts: the differing answers.
-
-    Returns:
-        The file written; each line has id, response (offered), in_force, annotator, source, file and line.
-    """
-    place = study.path / "import-conflicts.jsonl"
-    with atomic_path(place) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
-        for c in conflicts:
-            record = {
-                "id": c.id,
-                "response": c.offered,
-                "in_force": c.in_force.response,
-                "annotator": c.in_force.annotator,
-                "source": c.in_force.source,
-                "file": str(path),
-                "line": c.line,
-            }
-            handle.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return place
+    study.annotations.add(accepted, replace=replace or unfinished, over=over)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thriftune.annotation.foreign import Found, Unreadable, found_in, label_studio_flat, split, turns
+from thriftune.annotation.foreign import Found, Unreadable, author, found_in, label_studio_flat, split, turns
 from thriftune.errors import AnnotationError
 from thriftune.spreadsheet import unguard
+from thriftune.types import Source
 
 # The prompt as an answer file has it: text, or (role, content) pairs; None where the file leaves it out.
 Told = str | tuple[tuple[str, str], ...] | None
@@ -32,6 +33,8 @@ class Answer:
         prompt: the prompt as the file has it, to notice edits.
         annotator: who answered; None where the file does not say.
         seconds: time spent answering; None where the file does not say.
+        source: ``human``, ``teacher`` or ``imported``; None where the file does not say.
+        over: annotator and text of the answer that it differs from, in a file of conflicts.
     """
 
     line: int
@@ -40,6 +43,8 @@ class Answer:
     prompt: Told
     annotator: str | None = None
     seconds: float | None = None
+    source: Source | None = None
+    over: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +177,22 @@ def _own(row: dict[str, Any]) -> Found:
         if said is None:
             raise Unreadable("messages is not a list of {role, content} with text in both")
         if "response" in row:
-            return Found(identifier, row["response"], said)
+            return Found(identifier, row["response"], said, **author(row))
         told, response = split(said)
-        return Found(identifier, response, told)
+        return Found(identifier, response, told, **author(row))
     if "response" in row:
         prompt = row.get("prompt")
-        return Found(identifier, row["response"], prompt if isinstance(prompt, str) else None)
+        name, text = row.get("in_force_annotator"), row.get("in_force")  # what `keep_conflicts` adds
+        return Found(
+            identifier,
+            row["response"],
+            prompt if isinstance(prompt, str) else None,
+            over=(name, text) if isinstance(name, str) and isinstance(text, str) else None,
+            **author(row),
+        )
     if "output" in row:
         parts = [p for p in (row.get("instruction"), row.get("input")) if isinstance(p, str) and p]
-        return Found(identifier, row["output"], "\n\n".join(parts) or None)
+        return Found(identifier, row["output"], "\n\n".join(parts) or None, **author(row))
     raise Unreadable("none of response, messages, completion, conversations and output is there")
 
 
@@ -191,7 +203,7 @@ def _answer(line: int, found: Found) -> Answer | Broken:
     except UnicodeEncodeError:
         return Broken(line, "half a Unicode character (a lone surrogate) in id, answer or annotator")
     response = found.response if found.response.strip() else ""
-    return Answer(line, found.id, response, found.prompt, found.annotator, found.seconds)
+    return Answer(line, found.id, response, *found[2:])
 
 
 def _csv(path: Path, text: str) -> Iterator[Answer | Broken]:
@@ -228,5 +240,13 @@ def _csv(path: Path, text: str) -> Iterator[Answer | Broken]:
             yield Broken(line, f"{len(cells)} cells under {len(names)} columns")
             continue
         row = dict(zip(names, map(unguard, cells), strict=True))
-        found = label_studio_flat(row) if theirs else Found(row["id"], row["response"], row.get("prompt"))
+        try:
+            found = (
+                label_studio_flat(row)
+                if theirs
+                else Found(row["id"], row["response"], row.get("prompt"), **author(row))
+            )
+        except Unreadable as error:
+            yield Broken(line, str(error))
+            continue
         yield _answer(line, found) if found.id.strip() else Broken(line, "no id")

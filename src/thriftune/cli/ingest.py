@@ -24,7 +24,8 @@ def command(
     *,
     annotator: Annotated[str, typer.Option(help="Who answered, where the file does not say.", metavar="NAME")] = "",
     source: Annotated[
-        Literal["human", "teacher"], typer.Option(help="Whether people or a teacher model answered.")
+        Literal["human", "teacher"],
+        typer.Option(help="Whether people or a teacher model answered, where the file does not say."),
     ] = "human",
     replace: Annotated[
         bool, typer.Option("--replace", help="Let answers that differ replace those in force (kept as history).")
@@ -36,9 +37,10 @@ def command(
     """Bring answers back, matched by id.
 
     One broken row refuses the whole file. An answer that differs from the one in force is left out and reported; the
-    others are imported, and the exit status is 2.
+    others are imported, and the exit status is 2. What was left out is kept in a file, which goes once it is imported.
     """
-    from thriftune.annotation.ingest import describe, ingest, write_conflicts
+    from thriftune.annotation.conflicts import drop_conflicts, keep_conflicts
+    from thriftune.annotation.ingest import describe, ingest
     from thriftune.study import Study
 
     opened = Study(study)
@@ -53,10 +55,13 @@ def command(
         )
     if done.skipped:
         print(f"warning: left out as broken: {describe(path, done.skipped)}", file=sys.stderr)
-    if done.conflicts:
-        place = write_conflicts(opened, path, done.conflicts)
+    place = keep_conflicts(opened, path, done.conflicts) if done.conflicts else None
+    if not done.skipped and drop_conflicts(opened, path):
+        print(f"{path} is removed: all in it was imported or is kept elsewhere")
+    if place is not None:
         for c in done.conflicts[:_SHOWN]:
-            print(f"  {path}:{c.line}: {c.id}: {_short(c.offered)} but in force is {_short(c.in_force.response)}")
+            offered, held = _short(c.offered.response), _short(c.in_force.response)
+            print(f"  {path}:{c.line}: {c.offered.prompt_id}: {offered} but in force is {held}")
         more = len(done.conflicts) - _SHOWN
         raise AnnotationError(
             f"{len(done.conflicts)} answers differ from those in force, which were kept"
