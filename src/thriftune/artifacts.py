@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -35,12 +36,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that replaces it when the block ends well, and vanishes otherwise.
 
     Args:
-        path: the final place of the file.
+        path: the final place of the file. A symbolic link stays and what it leads to is replaced; a device or a named
+            pipe stays and is written into.
 
     Yields:
         The path to write to. It is flushed to disk before the rename, so a reader never sees half a file. What a
         killed writer of the same file left behind is removed.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with tempfile.TemporaryDirectory() as elsewhere:
+            temporary = Path(elsewhere, path.name)
+            yield temporary
+            with temporary.open("rb") as whole, path.open("wb") as stream:
+                shutil.copyfileobj(whole, stream)
+        return
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     make_directory(path.parent)
     # Keeps the suffix, by which some writers choose their format.
     prefix, suffix = f".{path.stem}.", f".tmp{path.suffix}"
