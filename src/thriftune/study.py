@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,11 @@ FORMAT = 1
 HOLDOUT = "holdout"
 POOL = "pool"  # both are parts of a study, and as a selection's name all of that part's prompts
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z")
+# What stages keep in a study, by file or folder; not report.html and report-figures, which can be made again.
+_OWN = {
+    *("study.json", "pool.parquet", "references.parquet", "rejects.jsonl", "teacher.jsonl"),
+    *("scores", "selections", "models", "evaluations", "bench"),
+}
 
 SCORE_COLUMNS = stored_columns.RANKING
 
@@ -45,6 +51,24 @@ def number_of(value: Any) -> float | None:
         return float(value)
     except ValueError:
         return None
+
+
+def check_output(path: Path) -> None:
+    """Refuse a path to write to that is, or would be, one of a study's own files; new names beside them are fine.
+
+    Args:
+        path: where a user wants a file or a directory.
+
+    Raises:
+        StudyError: a stage reads or writes there.
+    """
+    real = Path(os.path.realpath(path))
+    for directory in real.parents:
+        first = real.relative_to(directory).parts[0].lower()  # some file systems take Pool.parquet for pool.parquet
+        # Under the name and a suffix SQLite keeps its journals, and later imports their conflicts.
+        own = first in _OWN or first.startswith(("annotations.sqlite", "import-conflicts"))
+        if own and (directory / "study.json").exists():
+            raise StudyError(f"{path} belongs to the study {directory}: give another name or directory to write to")
 
 
 def _age(file: Path) -> tuple[str, int, str]:

@@ -58,6 +58,18 @@ def test_an_existing_file_is_kept(small_study: Study, tmp_path: Path) -> None:
     assert file.read_text() != "paid work"
 
 
+@pytest.mark.parametrize("name", ["annotations.sqlite", "pool.parquet", "selections/first.parquet"])
+def test_a_studys_own_files_are_kept_even_by_force(small_study: Study, name: str) -> None:
+    small_study.annotations.add([Annotation("p03", "paid work", annotator="a")])
+    file = small_study.path / name
+    before = file.read_bytes()
+    with pytest.raises(StudyError, match=f"{name} belongs to the study"):
+        export(small_study, file, to="jsonl", force=True)
+    assert file.read_bytes() == before
+    export(small_study, small_study.path / "answers.jsonl")
+    assert "paid work" in (small_study.path / "answers.jsonl").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "to", "message"),
     [

@@ -12,7 +12,7 @@ import pytest
 
 from thriftune.artifacts import read_table, write_table
 from thriftune.errors import StudyError
-from thriftune.study import Study, check_name
+from thriftune.study import Study, check_name, check_output
 from thriftune.types import Annotation, Selection
 
 
@@ -203,3 +203,20 @@ def test_a_stage_is_held_against_other_processes(small_study: Study) -> None:
         other.join()
     with small_study.lock("score"):
         pass
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["study.json", "pool.parquet", "annotations.sqlite", "annotations.sqlite-wal", "teacher.jsonl", "scores/new.csv"],
+)
+def test_no_output_goes_to_a_studys_own_places(small_study: Study, tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to(small_study.path)
+    for place in (small_study.path / name, tmp_path / "link" / name, small_study.path / "new" / ".." / name):
+        with pytest.raises(StudyError, match="belongs to the study .*: give another name"):
+            check_output(place)
+    check_output(tmp_path / name)  # no study there
+
+
+def test_new_names_in_a_study_are_free(small_study: Study) -> None:
+    for name in ("answers.csv", "report.html", "report-figures", "mine/pool.parquet"):
+        check_output(small_study.path / name)

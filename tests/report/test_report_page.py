@@ -3,7 +3,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measured import write_bench
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
@@ -20,6 +23,7 @@ from thriftune import geometry
 from thriftune.artifacts import provenance, write_table
 from thriftune.cli.main import app
 from thriftune.errors import ConfigError, StudyError
+from thriftune.report.beside import write_beside
 from thriftune.report.page import write_report
 from thriftune.study import Study
 
@@ -211,6 +215,45 @@ def test_selections_and_file_can_be_named(full_study: Study, tmp_path: Path, pay
         write_report(full_study, run="nope")
     with pytest.raises(ConfigError, match="is a directory"):
         write_report(full_study, out=tmp_path)
+
+
+def test_a_file_that_is_no_report_is_kept(full_study: Study, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"id": "a", "response": "paid work"}\n')
+    with pytest.raises(ConfigError, match=r"answers.jsonl is there and no report .* with --out"):
+        write_report(full_study, out=answers)
+    assert "paid work" in answers.read_text()
+    pool = full_study.pool_file.read_bytes()
+    with pytest.raises(StudyError, match="belongs to the study"):
+        write_report(full_study, out=full_study.pool_file)
+    with pytest.raises(StudyError, match="belongs to the study"):
+        write_beside(full_study, full_study.path / "scores")
+    assert full_study.pool_file.read_bytes() == pool
+
+
+def test_a_report_takes_the_place_of_a_report_or_of_an_empty_file(full_study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    out.touch()
+    first = write_report(full_study, out=out).read_text(encoding="utf-8")
+    assert "random-30" in first
+    again = write_report(full_study, out=out, selections=["k_center"]).read_text(encoding="utf-8")
+    assert "random-30" not in again
+
+
+def test_a_report_into_a_pipe_leaves_no_figures_beside_it(full_study: Study, tmp_path: Path) -> None:
+    write_bench(full_study, rho={"random": 1.0, "k_center": 1.3})
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    copy = tmp_path / "copy"
+    with copy.open("wb") as handle, subprocess.Popen(["cat", str(pipe)], stdout=handle) as reader:
+        try:
+            result = CliRunner().invoke(app, ["report", str(full_study.path), "--out", str(pipe)])
+            reader.wait(timeout=30)
+        finally:
+            reader.kill()
+    assert result.exit_code == 0, result.output
+    assert copy.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert {p.name for p in tmp_path.iterdir()} == {"pipe", "copy", full_study.path.name}
 
 
 def test_a_selection_of_another_pool_is_refused(full_study: Study) -> None:

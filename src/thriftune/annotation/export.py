@@ -13,7 +13,7 @@ from thriftune.annotation.formats import Format, Row, choose_format, write_rows
 from thriftune.artifacts import atomic_path
 from thriftune.errors import AnnotationError
 from thriftune.reserve import with_replacements
-from thriftune.study import HOLDOUT, Study
+from thriftune.study import HOLDOUT, Study, check_output
 from thriftune.types import Message
 
 if TYPE_CHECKING:
@@ -58,19 +58,21 @@ def export(
         draft: include the model's own answer (not in training formats); it speeds people up, and anchors them.
         annotations: whose answers, see `Study.responses`.
         answered_only: leave out prompts without a final answer, as training files must.
-        force: overwrite ``path``.
+        force: overwrite ``path``, unless it is a study's own file.
 
     Returns:
         What was written.
 
     Raises:
         AnnotationError: the format is unclear, the file exists, or there is nothing to write.
-        StudyError: no such selection.
+        StudyError: no such selection, or ``path`` is a study's own file.
     """
     chosen = choose_format(to, path)
     if path is not None and path.is_dir():
         raise AnnotationError(f"{path} is a directory: name a file in it, e.g. {path / 'answers.csv'}")
-    if path is not None and path.exists() and not force:
+    if path is not None:
+        check_output(path)
+    if path is not None and path.is_file() and not force:
         raise AnnotationError(f"{path} exists and may hold answers: choose another name or add --force")
     name = selection or latest(study)
     found = rows(study, name, draft=draft, annotations=annotations)

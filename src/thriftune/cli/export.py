@@ -33,7 +33,7 @@ def command(
     answered_only: Annotated[
         bool, typer.Option("--answered-only", help="Only prompts that have a final answer: a training file.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite PATH.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite PATH; never a file of the study itself.")] = False,
 ) -> None:
     """Write a selection to a file, for people to answer or to train on.
 

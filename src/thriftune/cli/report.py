@@ -14,7 +14,9 @@ def command(
     selections: Annotated[
         str | None, typer.Option(help="Selections to show, separated by commas [default: all].")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write [default: STUDY/report.html].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; an earlier report is overwritten [default: STUDY/report.html].")
+    ] = None,
     figures: Annotated[
         Path | None,
         typer.Option(
@@ -31,7 +33,8 @@ def command(
     names = None if selections is None else [n for n in (part.strip() for part in selections.split(",")) if n]
     file = write_report(study, run=run, selections=names, out=out)
     print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB, one file, works offline)")
-    if not no_figures:
+    # Beside a device or a pipe nobody looks for figures.
+    if not no_figures and (figures is not None or file.is_file()):
         _beside(study, file, figures, names)
     if open_:
         import webbrowser

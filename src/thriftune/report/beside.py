@@ -15,7 +15,7 @@ from thriftune.report.evidence import Evidence, load_evidence
 from thriftune.report.findings import palettes
 from thriftune.report.series import experiment_series, loss_series
 from thriftune.spreadsheet import guard
-from thriftune.study import Study
+from thriftune.study import Study, check_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,12 +40,14 @@ def write_beside(
 
     Raises:
         ConfigError: ``directory`` is a file.
+        StudyError: it is one of a study's own.
         MissingDependency: matplotlib is not installed and there is something to draw.
     """
     study = study if isinstance(study, Study) else Study(study)
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"--figures {directory} is a file: name a directory")
+    check_output(directory)
     evidence = load_evidence(study)
     written = _tables(evidence, directory)
     if draw:

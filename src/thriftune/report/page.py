@@ -29,7 +29,7 @@ from thriftune.report.payload import LISTED_TASKS, payload
 from thriftune.report.reasons import SCORE_WORDS, certificate, percent
 from thriftune.report.series import experiment_series, loss_series
 from thriftune.report.trained import evaluation_table, judged_words, model_view
-from thriftune.study import Study
+from thriftune.study import Study, check_output
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("core.js", "experiments.js", "plots.js", "points.js")
@@ -37,6 +37,7 @@ _SCRIPTS = ("core.js", "experiments.js", "plots.js", "points.js")
 _USUAL = {"duplicates": "last", "transform": geometry.HIDDEN_STATES, "kernel": "rbf", "start": "mean"}
 _CODE = re.compile(r"`([^`]+)`|(?<![\w-])(--[a-z][a-z-]*)")
 _RECORD_CHARS = 20_000
+_HEAD_BYTES = 4096  # the generator's name stands within the first 1,000
 
 
 def write_report(
@@ -52,23 +53,33 @@ def write_report(
         study: the study or its directory.
         run: a finished score run; None for the latest, if there is one.
         selections: names of the selections to show; None for all.
-        out: the file to write; None for report.html in the study.
+        out: the file to write; None for report.html in the study. One that exists must be a report, or empty.
 
     Returns:
         The file written.
 
     Raises:
-        StudyError: something asked for is not there, or artifacts do not fit together.
-        ConfigError: ``out`` is a directory.
+        StudyError: something asked for is not there, artifacts do not fit together, or ``out`` is a study's own file.
+        ConfigError: ``out`` is a directory or another file than a report.
     """
     study = study if isinstance(study, Study) else Study(study)
     target = study.path / "report.html" if out is None else Path(out)
     if target.is_dir():
         raise ConfigError(f"--out {target} is a directory: name the file to write, e.g. {target / 'report.html'}")
+    check_output(target)
+    if target.is_file() and not _replaceable(target):
+        raise ConfigError(f"{target} is there and no report of thriftune: name another file to write with --out")
     html = render(load(study, run, selections), load_evidence(study))
     with atomic_path(target) as temporary:
         temporary.write_text(html, encoding="utf-8", newline="\n")
     return target
+
+
+def _replaceable(file: Path) -> bool:
+    """Whether a file is empty or a report, which every version has marked as made by thriftune."""
+    with file.open("rb") as handle:
+        head = handle.read(_HEAD_BYTES)
+    return not head or b'<meta name="generator" content="thriftune ' in head
 
 
 def render(material: Material, evidence: Evidence) -> str:
