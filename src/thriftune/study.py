@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,7 @@ class Study:
         self.path = Path(path)
         manifest = self.path / "study.json"
         if not manifest.exists():
-            raise StudyError(f"{self.path} is not a study: make one with: thriftune init {self.path} --pool FILE")
+            raise StudyError(f"{self.path} is not a study: make one with: thriftune init {self.quoted} --pool FILE")
         written = read_json(manifest)
         version = written.get("format") if isinstance(written, dict) else None
         if not isinstance(version, int) or version < 1:
@@ -126,6 +127,11 @@ class Study:
         """
         write_json(Path(path) / "study.json", {"format": FORMAT, **provenance(**record)})
         return cls(path)
+
+    @property
+    def quoted(self) -> str:
+        """The directory as one word of a shell command."""
+        return shlex.quote(str(self.path))
 
     # --- places -----------------------------------------------------------------------------------------------------
 
@@ -256,7 +262,7 @@ class Study:
         runs = self.score_runs()
         if run is None:
             if not runs:
-                raise StudyError(f"{self.path} has no scores yet: run: thriftune score {self.path}")
+                raise StudyError(f"{self.path} has no scores yet: run: thriftune score {self.quoted}")
             return runs[-1]
         if run not in runs:
             known = ", ".join(runs) or "none"
@@ -346,7 +352,7 @@ class Study:
         name = self.score_run(run)
         scores = self.scores(name, ["id", "n_prompt_tokens", *self.score_columns(name)])
         if scores["id"].to_pylist() != ids.tolist():
-            raise StudyError(f"score run {name!r} belongs to another pool: rerun: thriftune score {self.path}")
+            raise StudyError(f"score run {name!r} belongs to another pool: rerun: thriftune score {self.quoted}")
         vectors = embeddings and (self.score_directory(name) / "embeddings.npy").exists()
         columns = scores.column_names[2:]
         return Candidates(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -144,6 +145,29 @@ def test_a_reader_that_leaves_is_no_error(small_study: Study, arguments: str) ->
     child.wait()
     assert "Traceback" not in errors
     assert "Exception ignored" not in errors
+
+
+def test_commands_that_are_printed_survive_the_shell(tmp_path: Path) -> None:
+    pool, study, answers = tmp_path / "pool.jsonl", tmp_path / "my dir" / "st udy", tmp_path / "an swers.csv"
+    pool.write_text("".join(f'{{"id": "p{i}", "prompt": "What is {i} plus {i}?"}}\n' for i in range(6)))
+
+    def suggested(text: str) -> list[str]:
+        return shlex.split(re.split(r"\bthriftune (?=[a-z])", text)[-1])
+
+    done = run("init", study, "--pool", pool)
+    assert suggested(done.stdout) == ["score", str(study)]
+    done = run("export", study, answers)
+    assert suggested(done.stderr)[:2] == ["select", str(study)]
+    done = run("select", study, "--strategy", "random", "--budget", "3", "--name", "mine")
+    assert suggested(done.stdout)[:2] == ["export", str(study)]
+    done = run("export", study, answers)
+    assert suggested(done.stderr) == ["import", str(study), str(answers)]
+    for response in ("one", "other"):
+        answers.write_text(f"id,response\np0,{response}\n")
+        done = run("import", study, answers)
+    assert suggested(done.stderr) == ["import", str(study), str(study / "import-conflicts.jsonl"), "--replace"]
+    done = run("select", study, "--strategy", "k_center", "--budget", "3")
+    assert suggested(done.stderr)[:2] == ["score", str(study)]
 
 
 def test_export_and_import_from_the_shell(small_study: Study, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def export(
     if answered_only and not answered:
         raise AnnotationError(
             f"none of the {len(found)} prompts of {name!r} is answered yet: export them without --answered-only, "
-            f"then bring the answers back with: thriftune import {study.path} FILE"
+            f"then bring the answers back with: thriftune import {study.quoted} FILE"
         )
     written = answered if answered_only else found
     _write(path, written, chosen)
@@ -110,7 +110,7 @@ def latest(study: Study) -> str:
     names = study.selections()
     if not names:
         raise AnnotationError(
-            f"{study.path} has no selection yet: run: thriftune select {study.path} --budget 100 "
+            f"{study.path} has no selection yet: run: thriftune select {study.quoted} --budget 100 "
             f"(or export the prompts set aside with --selection {HOLDOUT})"
         )
     return names[-1]

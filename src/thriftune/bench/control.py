@@ -103,7 +103,7 @@ def _split(study: Study, config: BenchConfig) -> tuple[str, int, int]:
     if not study.pool(["id"], split=HOLDOUT).num_rows:
         raise BenchError(
             f"{study.path} holds no prompts out, and they are the yardstick: make the study again with: thriftune init "
-            f"{study.path} --holdout N --pool FILE"
+            f"{study.quoted} --holdout N --pool FILE"
         )
     assert config.control is not None
     budget = config.budgets[0]
@@ -203,7 +203,7 @@ def _answers(study: Study, config: BenchConfig, names: Mapping[str, str]) -> Ans
 def _instructions(
     study: Study, config: BenchConfig, answers: Answers, stored: Mapping[str, Any], names: Mapping[str, str]
 ) -> list[str]:
-    place = shlex.quote(str(study.path))
+    place = study.quoted
     lines = []
     if stored["overlap"]:
         lines.append(
@@ -281,7 +281,7 @@ def _compare(
     }
     analysis["says"] = sentences(analysis, config.metric, len(answers.control), len(answers.designed))
     write_json(directory / "analysis.json", analysis)
-    for line in ["", *analysis["says"], f"next: thriftune report {shlex.quote(str(study.path))} --open"]:
+    for line in ["", *analysis["says"], f"next: thriftune report {study.quoted} --open"]:
         say(line)
     return analysis
 

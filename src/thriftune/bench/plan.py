@@ -80,7 +80,7 @@ def make(study: Study, config: BenchConfig) -> Plan:
         if not known.held:
             raise BenchError(
                 f"{study.path} has no held-out prompts with a known response ({config.annotations}): make the study "
-                f"again with: thriftune init {study.path} --holdout N --pool FILE"
+                f"again with: thriftune init {study.quoted} --holdout N --pool FILE"
             )
         items = {seed: design.draw_items(known.held, config.items, seed) for seed in seeds}
     runs = sorted({arm.run for arm in arms if arm.run is not None})
@@ -147,7 +147,7 @@ def check_needs(study: Study, arms: list[Arm]) -> None:
                 there = getattr(candidates, column) is not None
             if not there:
                 what = f"score {score!r}" if score else column
-                advice = f"run: thriftune score {study.path}" if column != "tasks" else "leave it out"
+                advice = f"run: thriftune score {study.quoted}" if column != "tasks" else "leave it out"
                 raise BenchError(f"arm {arm.name!r} needs {what}, which this study does not have: {advice}")
 
 
@@ -165,7 +165,7 @@ def model_of(study: Study, config: BenchConfig) -> dict[str, Any]:
     scorer = scored.get("config", {}).get("model")
     if asked.model is None and scorer is None:
         raise BenchError(
-            f"nothing says which model to fine-tune: run: thriftune score {study.path}, or set model in "
+            f"nothing says which model to fine-tune: run: thriftune score {study.quoted}, or set model in "
             "[bench.finetune]"
         )
     spec = asked.model or scorer

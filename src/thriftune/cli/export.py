@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -44,8 +45,9 @@ def command(
     from thriftune.study import Study
 
     stdout = str(path) == "-"
+    opened = Study(study)
     done = export(
-        Study(study),
+        opened,
         None if stdout else path,
         to=to,
         selection=selection,
@@ -63,4 +65,4 @@ def command(
     if open_rows and done.format in TRAINING:
         print(f"{open_rows} have no answer yet: add --answered-only for a file to train on", file=sys.stderr)
     elif open_rows and not stdout:
-        print(f"when they are answered: thriftune import {study} {path}", file=sys.stderr)
+        print(f"when they are answered: thriftune import {opened.quoted} {shlex.quote(str(path))}", file=sys.stderr)

@@ -76,4 +76,4 @@ def command(
     }
     opened = Study(study)
     directory = finetune(opened, resolve(FinetuneConfig, "finetune", flags, config))
-    print(f"next: thriftune evaluate {study} --model {directory.name}")
+    print(f"next: thriftune evaluate {opened.quoted} --model {directory.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -66,9 +67,9 @@ def command(
         raise AnnotationError(
             f"{len(done.conflicts)} answers differ from those in force, which were kept"
             f"{f' ({more} more than shown)' if more > 0 else ''}: all are in {place}; delete the lines you do not "
-            f"want, then: thriftune import {study} {place} --replace"
+            f"want, then: thriftune import {opened.quoted} {shlex.quote(str(place))} --replace"
         )
-    print(f"next: thriftune status {study}")
+    print(f"next: thriftune status {opened.quoted}")
 
 
 def summary(done: Imported) -> str:

@@ -73,7 +73,7 @@ def _print(summary: InitSummary) -> None:
     for title, text in _lines(summary):
         table.add_row(title, Text(text))
     console.print(table)
-    console.print(f"\nNext: thriftune score {summary.study.path}", soft_wrap=True, markup=False)
+    console.print(f"\nNext: thriftune score {summary.study.quoted}", soft_wrap=True, markup=False)
 
 
 def _lines(summary: InitSummary) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -43,9 +44,11 @@ def push_command(
         text = "" if guidelines is None else guidelines.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{guidelines} cannot be read: {error}") from None
-    done = push(Study(study), url, project, selection=selection, draft=draft, guidelines=text)
+    opened = Study(study)
+    done = push(opened, url, project, selection=selection, draft=draft, guidelines=text)
     print(f"{done.new} prompts pushed, {done.there} were there: {done.address}")
-    print(f"when they are answered: thriftune label-studio pull {study} --url {url} --project {done.project}")
+    words = f"{opened.quoted} --url {shlex.quote(url)} --project {done.project}"
+    print(f"when they are answered: thriftune label-studio pull {words}")
 
 
 @app.command("pull")
@@ -56,8 +59,9 @@ def pull_command(study: _Study, *, project: _Project, url: _Url = _LOOPBACK) -> 
     from thriftune.cli.ingest import summary
     from thriftune.study import Study
 
-    done = pull(Study(study), url, project)
+    opened = Study(study)
+    done = pull(opened, url, project)
     print(summary(done))
     if done.skipped:
         print(f"warning: left out as not this study's: {describe('task', done.skipped)}", file=sys.stderr)
-    print(f"next: thriftune status {study}")
+    print(f"next: thriftune status {opened.quoted}")

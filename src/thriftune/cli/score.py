@@ -141,4 +141,4 @@ def command(
     }
     opened = Study(study)
     score(opened, resolve(ScoreConfig, "score", flags, config), agree=options.agree(yes))
-    print(f"next: thriftune select {study} --budget N|P%")
+    print(f"next: thriftune select {opened.quoted} --budget N|P%")

@@ -64,6 +64,7 @@ def command(
         "api_key_env": api_key_env,
         "plain_http": plain_http,
     }
-    done = teach(Study(study), resolve(TeachConfig, "teach", flags, config), agree=options.agree(yes))
+    opened = Study(study)
+    done = teach(opened, resolve(TeachConfig, "teach", flags, config), agree=options.agree(yes))
     if done.answered or done.before > done.cut_before:
-        print(f"next: thriftune finetune {study} --selection {done.selection} --annotations teacher")
+        print(f"next: thriftune finetune {opened.quoted} --selection {done.selection} --annotations teacher")

@@ -126,7 +126,7 @@ def _base(
                 f"{other} has no task with the same items and settings: evaluate both models alike for their difference"
             )
     dtype = "" if record.get("dtype") == "float32" else f" --dtype {record.get('dtype')}"
-    return None, f"for the difference to the base model: thriftune evaluate {study.path} --model base{dtype}"
+    return None, f"for the difference to the base model: thriftune evaluate {study.quoted} --model base{dtype}"
 
 
 def _comparable(

@@ -111,8 +111,8 @@ def _questions(study: Study, config: EvaluateConfig, say: Say) -> Questions:
         hint = (
             "its pool has known responses: add --annotations reference"
             if any(i in other for i in ids)
-            else f"write them out with: thriftune export {study.path} holdout.csv --selection holdout, fill in the "
-            f"responses, then: thriftune import {study.path} holdout.csv"
+            else f"write them out with: thriftune export {study.quoted} holdout.csv --selection holdout, fill in the "
+            f"responses, then: thriftune import {study.quoted} holdout.csv"
         )
         raise EvaluationError(
             f"none of the {len(ids)} held-out prompts of {study.path} has an answer ({config.annotations}): {hint}"

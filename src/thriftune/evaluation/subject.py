@@ -112,7 +112,7 @@ def _base(study: Study, models: list[str]) -> Subject:
         runs = study.score_runs()
         if not runs:
             raise EvaluationError(
-                f"{study.path} has no model yet: give --model, or run: thriftune finetune {study.path}"
+                f"{study.path} has no model yet: give --model, or run: thriftune finetune {study.quoted}"
             )
         manifest = _manifest(study.score_directory(runs[-1]))
         config = manifest.get("config") or {}

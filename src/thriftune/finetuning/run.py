@@ -95,7 +95,7 @@ def _answers(study: Study, config: FinetuneConfig, say: Say) -> tuple[list[str],
         where = f" to selection {config.selection!r}" if config.selection else ""
         raise FinetuneError(
             f"{study.path} has no {config.annotations} answers{where}: "
-            f"bring some in with: thriftune import {study.path} FILE, or give --annotations"
+            f"bring some in with: thriftune import {study.quoted} FILE, or give --annotations"
         )
     if config.selection is not None and len(ids) < len(chosen):
         say(f"{len(chosen) - len(ids):,} of the {len(chosen):,} selected prompts have no answer and are left out")

@@ -210,7 +210,7 @@ def _scored(study: Study, run: str, ids: ObjectArray) -> dict[str, Any]:
     there = set(pq.read_schema(file).names)
     table = study.scores(run, [*wanted, *(c for c in SCORE_COLUMNS if c in there)])
     if table["id"].to_pylist() != ids.tolist():
-        raise StudyError(f"score run {run!r} belongs to another pool: rerun: thriftune score {study.path}")
+        raise StudyError(f"score run {run!r} belongs to another pool: rerun: thriftune score {study.quoted}")
     scores = {c: table[c].to_numpy().astype(np.float64) for c in SCORE_COLUMNS if c in there}
     return {
         "run": run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +92,8 @@ def score_elsewhere(
             say(f"{cut:,} of {len(rows):,} texts were too long for {embedding.embedder} and were embedded in part")
     else:
         say(
-            f"no embeddings, which this engine does not give: add them with thriftune embed {directory.parents[1]} "
-            "--embedder NAME"
+            "no embeddings, which this engine does not give: add them with thriftune embed "
+            f"{shlex.quote(str(directory.parents[1]))} --embedder NAME"
         )
     made = {k: v for k, v in manifest.items() if k != "run"}
     merge(directory, scored, vectors, pool["id"], pool["group"].to_numpy(), made)

@@ -99,7 +99,7 @@ def embed(study: Study, config: EmbedConfig, *, agree: Agree = lambda _: True, s
 def _with_scale(study: Study, run: str, scale: Any) -> pa.Table:
     table = study.scores(run)
     if table["id"].to_pylist() != study.pool(["id"])["id"].to_pylist():
-        raise ScoreError(f"score run {run!r} belongs to another pool: rerun: thriftune score {study.path}")
+        raise ScoreError(f"score run {run!r} belongs to another pool: rerun: thriftune score {study.quoted}")
     if "embedding_scale" in table.column_names:
         table = table.drop_columns(["embedding_scale"])
     return table.replace_schema_metadata(None).append_column("embedding_scale", scale)

@@ -52,8 +52,8 @@ def show_choice(chosen: Chosen, study: Study, console: Console) -> None:
     for sentence in chosen.warnings:
         console.print(Text.assemble(("Look at this: ", "bold yellow"), sentence))
     console.print(Text(f"Wrote {chosen.file}"), soft_wrap=True)
-    directory, name = shlex.quote(str(study.path)), shlex.quote(chosen.name)
-    console.print(Text(f"Next: thriftune export {directory} --selection {name} --to csv {name}.csv"), soft_wrap=True)
+    name = shlex.quote(chosen.name)
+    console.print(Text(f"Next: thriftune export {study.quoted} --selection {name} --to csv {name}.csv"), soft_wrap=True)
 
 
 def _sum(money: float) -> str:

@@ -192,13 +192,13 @@ def _candidates(
     if costs is not None:
         candidates = replace(candidates, costs=prices(source, name, costs))
     if "tasks" in strategy.needs and candidates.tasks is None:
-        again = f"make the study again with: thriftune init {source.path} --task-column NAME --pool FILE"
+        again = f"make the study again with: thriftune init {source.quoted} --task-column NAME --pool FILE"
         return candidates, scale, again
-    again = f"run: thriftune score {source.path}"
+    again = f"run: thriftune score {source.quoted}"
     if name is not None and "mean_nll" not in candidates.scores:
-        again = f"run {name!r} read prompts without answering; run: thriftune score {source.path} --name NAME"
+        again = f"run {name!r} read prompts without answering; run: thriftune score {source.quoted} --name NAME"
     if wanted and scale is None:
-        again = f"run: thriftune embed {source.path} --run {name} --embedder MODEL"
+        again = f"run: thriftune embed {source.quoted} --run {name} --embedder MODEL"
     return candidates, scale, again
 
 
