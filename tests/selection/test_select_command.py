@@ -18,10 +18,10 @@ from thriftune.study import Study
 from thriftune.types import Candidates, Picks
 
 
-def invoke(command: Callable[..., None], *arguments: object) -> Result:
+def invoke(command: Callable[..., None], *arguments: object, columns: int = 120) -> Result:
     app = typer.Typer(rich_markup_mode=None)
     app.command()(command)
-    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "120"}, catch_exceptions=True)
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": str(columns)}, catch_exceptions=True)
 
 
 def run(command: Callable[..., None], *arguments: object) -> str:
@@ -129,11 +129,19 @@ def test_an_interrupted_choice_is_kept_and_marked(make_study: Callable[..., Stud
         registry._registered.pop("stopped")
 
 
-def test_the_list_names_every_strategy_with_its_needs() -> None:
-    out = run(strategies.command)
-    for name in registry.strategies():
-        assert f"\n{name} " in out
-    assert "score mean_entropy" in out
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_list_tells_all_of_every_strategy_at_any_width(columns: int) -> None:
+    result = invoke(strategies.command, columns=columns)
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    text = " ".join(result.stdout.split())
+    for name, strategy in registry.strategies().items():
+        start = lines.index(name)
+        assert lines[start + 1].startswith("  ")
+        what = strategy.summary.partition(". ")[0].rstrip(".").replace("``", "")
+        assert f"{name} {what}. needs: " in text
+        assert f"source: {strategy.source}" in text
+    assert "needs: score mean_entropy" in text
 
 
 def test_one_strategy_in_detail() -> None:

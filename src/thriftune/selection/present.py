@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,15 +145,14 @@ def _above_random(certificate: Mapping[str, Any]) -> list[str]:
 
 
 def show_strategies(strategies: Mapping[str, Strategy], console: Console) -> None:
-    """Print the strategies, one line each."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("name", no_wrap=True)
-    table.add_column("needs", no_wrap=True)
-    table.add_column("what it does")
+    """Print the strategies: a name, below it what it does, needs and comes from."""
     for strategy in strategies.values():
         what = strategy.summary.partition(". ")[0].rstrip(".").replace("``", "")
-        table.add_row(strategy.name, needs_in_words(strategy), Text.assemble(what, (f" [{strategy.source}]", "dim")))
-    console.print(table)
+        console.print(Text(strategy.name, style="bold"), soft_wrap=True)
+        for text in (f"{what}.", f"needs: {needs_in_words(strategy)}", f"source: {strategy.source}"):
+            # Not by the console, which cuts long words in two.
+            lines = textwrap.wrap(text, max(console.width - 2, 20), break_long_words=False, break_on_hyphens=False)
+            console.print(Text(textwrap.indent("\n".join(lines), "  ")), soft_wrap=True)
     console.print("\nWhen to use one, and its parameters: thriftune strategies NAME")
 
 
