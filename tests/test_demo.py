@@ -100,7 +100,7 @@ def test_known_answers_are_hidden_from_scoring_and_selection(finished: tuple[Any
 def test_the_commands_shown_are_commands(finished: tuple[Any, list[str]]) -> None:
     import typer.main
 
-    from thriftune.cli.main import app
+    from thriftune.cli.app import app
 
     _, said = finished
     group: Any = typer.main.get_command(app)

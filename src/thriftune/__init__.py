@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # typing's own takes most of the time in which Ctrl-C finds nobody to answer it
 if TYPE_CHECKING:
+    from typing import Any
+
     from thriftune.selection.registry import strategy
     from thriftune.selection.run import select
     from thriftune.selection.selector import Selector

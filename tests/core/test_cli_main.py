@@ -23,7 +23,7 @@ def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProces
 
 
 def verbs() -> list[str]:
-    from thriftune.cli.main import app
+    from thriftune.cli.app import app
 
     return [str(command.name) for command in [*app.registered_commands, *app.registered_groups]]
 
@@ -69,8 +69,8 @@ def test_a_flag_that_does_not_exist_is_exit_2_without_traceback() -> None:
 
 def test_a_bug_shows_its_traceback() -> None:
     code = (
-        "from thriftune.cli import main\n"
-        "@main.app.command()\ndef burst() -> None:\n    raise ZeroDivisionError('a bug')\n"
+        "from thriftune.cli import app, main\n"
+        "@app.app.command()\ndef burst() -> None:\n    raise ZeroDivisionError('a bug')\n"
         "import sys; sys.argv = ['thriftune', 'burst']; main.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -80,8 +80,8 @@ def test_a_bug_shows_its_traceback() -> None:
 
 def test_a_full_disk_is_one_line_and_exit_2() -> None:
     code = (
-        "import os\nfrom thriftune.cli import main\n"
-        "@main.app.command()\ndef write() -> None:\n"
+        "import os\nfrom thriftune.cli import app, main\n"
+        "@app.app.command()\ndef write() -> None:\n"
         "    with open('/dev/full', 'w', buffering=1) as handle:\n        handle.write('x\\n')\n"
         "import sys; sys.argv = ['thriftune', 'write']; main.main()"
     )
@@ -92,8 +92,8 @@ def test_a_full_disk_is_one_line_and_exit_2() -> None:
 
 def test_a_file_in_the_place_of_a_folder_is_one_line_and_exit_2(tmp_path: Path) -> None:
     code = (
-        "import pathlib, sys\nfrom thriftune.cli import main\n"
-        "@main.app.command()\ndef write() -> None:\n    pathlib.Path(sys.argv[2]).mkdir()\n"
+        "import pathlib, sys\nfrom thriftune.cli import app, main\n"
+        "@app.app.command()\ndef write() -> None:\n    pathlib.Path(sys.argv[2]).mkdir()\n"
         "sys.argv = ['thriftune', 'write']; main.main()"
     )
     for name in ("there", "there/below", "x" * 300):
@@ -105,19 +105,46 @@ def test_a_file_in_the_place_of_a_folder_is_one_line_and_exit_2(tmp_path: Path) 
 
 
 def test_ctrl_c_before_a_command_is_at_work_is_exit_130() -> None:
-    code = (
-        "import sys\nfrom thriftune.cli import main\n"
-        "def app():\n    raise KeyboardInterrupt\nmain.app = app; main.main()"
-    )
+    code = "from thriftune.cli import app, main\ndef stop():\n    raise KeyboardInterrupt\napp.app = stop; main.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130 and "the same command continues" in done.stderr
     assert "Traceback" not in done.stderr
 
 
+def test_ctrl_c_while_the_command_line_is_imported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    child = subprocess.Popen(
+        [sys.executable, "-m", "thriftune.cli.main", "status", "x"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert re.fullmatch(r"\nthriftune: stopped; [^\n]+ continues\n", errors)
+
+
+@pytest.mark.parametrize("made_of_it", ["RuntimeError('in __set_name__')", "ImportError('in an extension')"])
+def test_ctrl_c_in_the_guise_of_an_import_error_is_exit_130(made_of_it: str) -> None:
+    code = (
+        "from thriftune.cli import app, main\n"
+        f"def stop():\n    raise {made_of_it} from KeyboardInterrupt()\napp.app = stop; main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert re.fullmatch(r"\nthriftune: stopped; [^\n]+ continues\n", done.stderr)
+
+
 def test_ctrl_c_is_exit_130() -> None:
     code = (
-        "import sys, time\nfrom thriftune.cli import main\n"
-        "@main.app.command()\ndef hang() -> None:\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom thriftune.cli import app, main\n"
+        "@app.app.command()\ndef hang() -> None:\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "sys.argv = ['thriftune', 'hang']; main.main()"
     )
     child = subprocess.Popen(

@@ -44,7 +44,7 @@ def test_import_thriftune() -> None:
 def test_help(verb: str) -> None:
     arguments = [*verb.split(), "--help"]
     code = f"""
-from thriftune.cli.main import app
+from thriftune.cli.app import app
 try:
     app({arguments!r})
 except SystemExit as end:

@@ -23,7 +23,7 @@ from thriftune.types import Annotation
 
 def parsed(command: str) -> tuple[str, dict[str, Any]]:
     """The verb and its parameters, as the command line itself reads them."""
-    from thriftune.cli.main import app
+    from thriftune.cli.app import app
 
     program, verb, *arguments = shlex.split(command)
     assert program == "thriftune"

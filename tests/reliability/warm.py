@@ -23,7 +23,7 @@ from typing import Any
 _MODULES = (
     *("filelock", "numba", "pyarrow.parquet", "pyarrow.compute", "rich.console", "torch", "peft", "trl", "rouge_score"),
     *("httpx", "safetensors.torch", "asyncio"),
-    *("thriftune.cli.main", "thriftune.scoring.run", "thriftune.selection.store", "thriftune.selection.present"),
+    *("thriftune.cli.app", "thriftune.scoring.run", "thriftune.selection.store", "thriftune.selection.present"),
     *("thriftune.pool.build", "thriftune.annotation.export", "thriftune.annotation.ingest", "thriftune.overview"),
     *("thriftune.annotation.teacher", "thriftune.annotation.label_studio", "thriftune.annotation.web.serve"),
     *("thriftune.finetuning.run", "thriftune.finetuning.trainer", "thriftune.finetuning.probe"),

@@ -14,7 +14,7 @@ from measured import RHO, write_bench, write_evaluation, write_model
 from typer.testing import CliRunner
 
 from thriftune.artifacts import provenance, write_json, write_table
-from thriftune.cli.main import app
+from thriftune.cli.app import app
 from thriftune.report.page import write_report
 from thriftune.study import Study
 from thriftune.types import Annotation

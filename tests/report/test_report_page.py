@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from thriftune import geometry
 from thriftune.artifacts import provenance, write_table
-from thriftune.cli.main import app
+from thriftune.cli.app import app
 from thriftune.errors import ConfigError, StudyError
 from thriftune.report.beside import write_beside
 from thriftune.report.page import write_report

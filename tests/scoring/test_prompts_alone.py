@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from thriftune import select
 from thriftune.annotation.export import export
 from thriftune.annotation.material import Material
-from thriftune.cli.main import app
+from thriftune.cli.app import app
 from thriftune.config import ScoreConfig
 from thriftune.errors import ScoreError, StrategyError
 from thriftune.report.page import write_report

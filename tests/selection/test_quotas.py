@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from thriftune.cli.main import app
+from thriftune.cli.app import app
 from thriftune.errors import StrategyError
 from thriftune.selection.cut import at_budgets, cut
 from thriftune.selection.run import select

@@ -1,4 +1,4 @@
-"""The `thriftune` command: verbs, and what happens when one fails."""
+"""The `thriftune` command's entry point: what happens when a verb fails or is stopped."""
 
 from __future__ import annotations
 
@@ -6,30 +6,7 @@ import errno
 import io
 import os
 import sys
-from typing import Annotated
 
-import typer
-
-from thriftune import __version__, progress
-from thriftune.cli import (
-    annotate,
-    bench,
-    demo,
-    embed,
-    evaluate,
-    export,
-    finetune,
-    ingest,
-    init,
-    judge,
-    label_studio,
-    report,
-    score,
-    select,
-    status,
-    strategies,
-    teach,
-)
 from thriftune.errors import ThriftuneError
 
 _STOPPED = 130
@@ -37,49 +14,6 @@ _CONTINUES = "\nthriftune: stopped; what was finished is kept, the same command 
 # Not bugs: the place that was to be written, not what was to be written there.
 _PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _NAMES = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
-
-app = typer.Typer(
-    help="Choose which prompts to annotate, so that fine-tuning a language model costs fewer annotations.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-# The order of the flow is the order of --help.
-app.command("demo")(demo.command)
-app.command("init")(init.command)
-app.command("score")(score.command)
-app.command("embed")(embed.command)
-app.command("select")(select.command)
-app.command("strategies")(strategies.command)
-app.command("annotate")(annotate.command)
-app.command("export")(export.command)
-app.command("import")(ingest.command)
-app.command("teach")(teach.command)
-app.command("finetune")(finetune.command)
-app.command("evaluate")(evaluate.command)
-app.command("judge")(judge.command)
-app.command("bench")(bench.command)
-app.command("report")(report.command)
-app.command("status")(status.command)
-app.add_typer(label_studio.app, name="label-studio")
-
-
-def _version(show: bool) -> None:
-    if show:
-        print(f"thriftune {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    progress.enable()
 
 
 def main() -> None:
@@ -91,13 +25,13 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
+            # Not above: this takes a third of a second, in which Ctrl-C is to be one line, too.
+            from thriftune.cli.app import app
+
             app()
-        except SystemExit as end:
-            # Typer has turned Ctrl-C into this.
-            if end.code == _STOPPED:
-                print(_CONTINUES, file=sys.stderr)
-            raise
-        except KeyboardInterrupt:  # before Typer was at work
+        except BaseException as error:
+            if not _stopped(error):
+                raise
             print(_CONTINUES, file=sys.stderr)
             sys.exit(_STOPPED)
         finally:
@@ -120,6 +54,15 @@ def main() -> None:
             what = "give another path or name"
         print(f"thriftune: {where}{os.strerror(error.errno or 0)}: {what}", file=sys.stderr)
         sys.exit(2)
+
+
+def _stopped(error: BaseException | None) -> bool:
+    """Whether Ctrl-C ended the command: as Typer's exit, as itself, or as the cause of an import's error."""
+    if isinstance(error, SystemExit):
+        return error.code == _STOPPED
+    while error is not None and not isinstance(error, (KeyboardInterrupt, ThriftuneError)):
+        error = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt)
 
 
 if __name__ == "__main__":
