@@ -73,7 +73,10 @@ def _print(summary: InitSummary) -> None:
     for title, text in _lines(summary):
         table.add_row(title, Text(text))
     console.print(table)
-    console.print(f"\nNext: thriftune score {summary.study.quoted}", soft_wrap=True, markup=False)
+    paid = not _reference(summary) and summary.responses == summary.prompts  # nothing is left to choose
+    console.print(
+        f"\nNext: thriftune {'finetune' if paid else 'score'} {summary.study.quoted}", soft_wrap=True, markup=False
+    )
 
 
 def _lines(summary: InitSummary) -> list[tuple[str, str]]:
