@@ -345,12 +345,12 @@ def read_toml(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, a NUL in the name
         said = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "strerror", None) or error
         raise ConfigError(f"{file}: {said}: mend the file, or name another") from None
-    for key in document:
+    for key, value in document.items():
         if key not in (*KEYS, *TABLES):
-            near = difflib.get_close_matches(key, (*KEYS, *TABLES), 1)
+            near = difflib.get_close_matches(key, TABLES if isinstance(value, dict) else KEYS, 1)
             raise ConfigError(
                 f"{file}: unknown key {key!r}: {f'did you mean {near[0]}?' if near else 'leave it out'} "
-                f"(settings stand in tables: {', '.join(f'[{table}]' for table in TABLES)})"
+                f"(settings stand below the name of their command: {', '.join(f'[{table}]' for table in TABLES)})"
             )
     return document
 
@@ -379,8 +379,9 @@ def resolve(model: type[Settings], section: str, flags: Mapping[str, Any], toml:
             )
         values.update(table)
     typed = {key: value for key, value in flags.items() if value is not None}
-    if isinstance(typed.get("params"), dict) and isinstance(values.get("params"), dict):
-        typed["params"] = {**values["params"], **typed["params"]}  # a --param says nothing about the others
+    for key in ("params", "at_least", "at_most"):
+        if isinstance(typed.get(key), dict) and isinstance(values.get(key), dict):
+            typed[key] = {**values[key], **typed[key]}  # a --param says nothing about the others
     values.update(typed)
     try:
         return model.model_validate(values)

@@ -171,7 +171,7 @@ def _next(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     finished = [run for run in state["score_runs"] if run["finished"]]
     begun = [run for run in state["score_runs"] if not run["finished"]]
     usable = [s for s in state["selections"] if "damaged" not in s]
-    if not state["pool"]["open"] and not usable:
+    if not state["pool"]["open"] and not usable and _answered_by(state):
         _trained(state, study, None, step)
     elif begun and not finished:
         step(f"finish score run {begun[-1]['name']!r}, which was interrupted", _score_command(study, begun[-1]))
@@ -203,14 +203,26 @@ def _trained(state: Mapping[str, Any], study: str, selection: str | None, step: 
     models = [m["name"] for m in state["models"] if "damaged" not in m and m["selection"] == selection]
     if not models:
         of, which = ("", "") if selection is None else (f" of {selection!r}", f" --selection {selection}")
-        step(f"all that can be answered{of} is answered: fine-tune on it", f"thriftune finetune {study}{which}")
+        by = _answered_by(state)
+        whose = "" if by == "human" else f" --annotations {by}"
+        model = "" if any(run["finished"] for run in state["score_runs"]) else " --model MODEL"
+        step(
+            f"all that can be answered{of} is answered: fine-tune on it",
+            f"thriftune finetune {study}{which}{whose}{model}",
+        )
         part = selection or POOL
         step(
             "or write the file to train on elsewhere",
-            f"thriftune export {study} {part}-train.jsonl --selection {part} --to messages --answered-only",
+            f"thriftune export {study} {part}-train.jsonl --selection {part} --to messages --answered-only{whose}",
         )
     elif not any(name.startswith(models[-1]) for name in state["evaluations"]):
         step(f"measure the model {models[-1]!r}", f"thriftune evaluate {study} --model {models[-1]}")
+
+
+def _answered_by(state: Mapping[str, Any]) -> str:
+    """Who has given final answers, as --annotations takes it; "" for nobody."""
+    sources = {source for source, counts in state["annotations"].items() if counts.get("final")}
+    return ",".join(k for k, of in (("human", {"human", "imported"}), ("teacher", {"teacher"})) if sources & of)
 
 
 def _score_runs(study: Study, prompts: int) -> list[dict[str, Any]]:

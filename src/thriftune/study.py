@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 import shlex
@@ -50,7 +49,7 @@ def number_of(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -362,15 +361,21 @@ class Study:
             **common,
         )
 
+    def own_columns(self) -> list[str]:
+        """Columns of the pool file that hold numbers, by its first 1,000 prompts."""
+        metas = (json.loads(text) for text in self.pool(["meta"])["meta"][:1000].to_pylist() if text)
+        return list(dict.fromkeys(key for meta in metas for key, value in meta.items() if number_of(value) is not None))
+
     def _own_score(self, name: str | None) -> dict[str, FloatArray]:
         """A column of the pool file by name, NaN where it holds no number; empty where there is none."""
-        if name is None:
-            return {}
-        metas = [json.loads(text) if text else {} for text in self.pool(["meta"])["meta"].to_pylist()]
-        if not any(name in meta for meta in metas):
-            return {}
-        numbers = (number_of(meta.get(name)) for meta in metas)
-        return {name: np.array([math.nan if number is None else number for number in numbers])}
+        texts = [] if name is None else self.pool(["meta"])["meta"]
+        numbers, there = np.full(len(texts), np.nan), False
+        for row, text in enumerate(texts):  # one at a time: a large pool's columns do not fit as Python objects
+            meta = json.loads(text.as_py() or "{}")
+            there = there or name in meta
+            number = number_of(meta.get(name))
+            numbers[row] = np.nan if number is None else number
+        return {str(name): numbers} if there else {}
 
     def selections(self) -> list[str]:
         """Names of the selections, oldest first."""

@@ -105,10 +105,25 @@ def test_answers_that_came_with_the_pool_need_no_selection(small_study: Study) -
     assert [[parsed(c)[0] for c in step["commands"]] for step in steps] == [["finetune"], ["export"]]
     given = parsed(steps[1]["commands"][0])[1]
     assert (given["selection"], given["answered_only"]) == ("pool", True)
+    assert given["annotations"] == "human"
     assert [row.id for row in rows(small_study, "pool")] == small_study.pool(["id"])["id"].to_pylist()
     answered = {"config": {"method": "lora"}, "selection": None, "examples": 12}
     write_json(small_study.model_directory("all") / "manifest.json", provenance(**answered))
     assert [parsed(c)[0] for step in overview(small_study)["next"] for c in step["commands"]] == ["evaluate"]
+
+
+def test_what_fine_tuning_needs_is_said(small_study: Study) -> None:
+    for file in (small_study.path / "selections").iterdir():
+        file.unlink()
+    shutil.rmtree(small_study.score_directory("default"))
+    ids = small_study.pool(["id"], split=None)["id"].to_pylist()
+    small_study.annotations.add(Annotation(i, "", status="skipped") for i in ids)
+    assert "finetune" not in json.dumps(overview(small_study)["next"])
+    small_study.annotations.add(Annotation(i, "an answer", "gpt", "teacher") for i in ids)
+    fine, out = overview(small_study)["next"]
+    assert parsed(fine["commands"][0])[1]["annotations"] == "teacher"
+    assert parsed(fine["commands"][0])[1]["model"] == "MODEL"
+    assert parsed(out["commands"][0])[1]["annotations"] == "teacher"
 
 
 def test_tasks_are_those_of_the_pool(small_study: Study) -> None:

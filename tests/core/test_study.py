@@ -12,7 +12,7 @@ import pytest
 
 from thriftune.artifacts import read_table, write_table
 from thriftune.errors import StudyError
-from thriftune.study import Study, check_name, check_output
+from thriftune.study import Study, check_name, check_output, number_of
 from thriftune.types import Annotation, Selection
 
 
@@ -220,3 +220,10 @@ def test_no_output_goes_to_a_studys_own_places(small_study: Study, tmp_path: Pat
 def test_new_names_in_a_study_are_free(small_study: Study) -> None:
     for name in ("answers.csv", "report.html", "report-figures", "mine/pool.parquet"):
         check_output(small_study.path / name)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [(3, 3.0), ("2.5", 2.5), (True, None), ("", None), (None, None), ([1], None), (10**400, None)]
+)
+def test_numbers(value: object, number: float | None) -> None:
+    assert number_of(value) == number

@@ -221,9 +221,13 @@ def test_bad_records_of_csv(tmp_path: Path) -> None:
     assert items[4] == Row(7, {"prompt": "two\nlines", "answer": "3"})
 
 
-def test_an_unclosed_quote_takes_no_rows_with_it(tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match=r"a\.csv:3: a quote that opens here is not closed.* the 2 lines from here on"):
+def test_an_unclosed_quote_takes_no_rows_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PoolError, match=r"a\.csv:3: a quote that opens here is not closed in the 2 lines"):
         read(put(tmp_path / "a.csv", 'prompt\nfine\n"never closed\nmore\n'))
+    with monkeypatch.context() as context:
+        context.setattr("thriftune.pool.csv_rows.LONGEST_LINE", 1000)  # where the csv module gives up
+        with pytest.raises(PoolError, match=r"d\.csv:3: a quote that opens here is not closed in the "):
+            read(put(tmp_path / "d.csv", 'prompt\nfine\n"never closed\n' + "more\n" * 1000))
     items = read(put(tmp_path / "b.csv", 'prompt\nfine\n"never closed\nmore\nand "this\nlast\n'))
     assert [(i.line, isinstance(i, Row)) for i in items] == [(2, True), (3, False), (6, True)]
     assert isinstance(items[1], Reject)

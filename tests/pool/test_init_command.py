@@ -45,7 +45,7 @@ def test_annotated_responses_are_said_to_count(tmp_path: Path) -> None:
     source = pool(tmp_path / "a.jsonl", "Why?", "How?", response="So")
     out = run(tmp_path / "study", "--pool", source, "--response-as", "annotated")
     assert "2 final answers imported: they count as annotated" in out
-    assert f"Next: thriftune finetune {tmp_path / 'study'}" in out
+    assert f"Next: thriftune finetune {tmp_path / 'study'} --model MODEL" in out
     assert "rejected 0 rows (no empty prompt, no broken row)" in out
 
 

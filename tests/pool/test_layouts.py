@@ -159,8 +159,11 @@ def test_no_prompt_column() -> None:
         PoolError, match=r"pool.jsonl: no column that can be the prompt \(columns: a, b\): name it with"
     ):
         Layout([{"a": 1, "b": "text"}], InitConfig(), "pool.jsonl")
-    with pytest.raises(PoolError, match="'prompt' is empty in the first 2 rows: fill it, or name another with"):
+    with pytest.raises(PoolError, match="'prompt' is empty in the first 2 rows: mend it, or name it with"):
         Layout([{"prompt": "", "b": "text"}, {"prompt": None}], InitConfig(), "pool.jsonl")
+    for value in (5, ["a", "b"], [{"speaker": "x", "say": "y"}]):
+        with pytest.raises(PoolError, match="'prompt' is neither text nor a list of turns with role and content in"):
+            Layout([{"prompt": value}], InitConfig(), "pool.jsonl")
     with pytest.raises(PoolError, match="delete the line sep=, which only Excel reads"):
         Layout([{"sep=": "prompt", "": "task"}], InitConfig(), "pool.csv")
     with pytest.raises(PoolError, match=r"no column 'frage' \(columns: prompt\)"):

@@ -289,7 +289,7 @@ def test_a_score_of_ones_own_is_a_column_of_the_pool(make_study: Callable[..., S
     study = make_study(30, scored=scored, meta=lambda i: {"mine": str(values[i])} if i != 7 else {"mine": 99})
     chosen = select(study, "top_k", score="mine", budget=3, duplicates="keep")
     assert chosen.rows.tolist() == np.argsort(-np.where(np.arange(30) == 7, 99, values), kind="stable")[:3].tolist()
-    with pytest.raises(StrategyError, match="needs score 'yours'"):
+    with pytest.raises(StrategyError, match=r"needs score 'yours' .*: name one, or a column of .* file .mine.$"):
         select(study, "top_k", score="yours", budget=3)
     if scored:
         with pytest.raises(StrategyError, match=r"needs score 'mean_entrop' .*: did you mean mean_entropy\?"):

@@ -58,6 +58,7 @@ def keep_conflicts(study: Study, path: Path, conflicts: Sequence[Conflict]) -> P
                     "response": c.offered.response,
                     "annotator": c.offered.annotator,
                     "source": c.offered.source,
+                    "seconds": c.offered.seconds,
                     "in_force": c.in_force.response,
                     "in_force_annotator": c.in_force.annotator,
                     "file": str(path),

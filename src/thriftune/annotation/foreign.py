@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
@@ -176,20 +177,26 @@ def _prompt_completion(row: Mapping[str, Any]) -> Found:
 
 
 def author(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`Found.annotator` and `Found.source` as the row's fields of these names have them, None where there is nothing.
+    """`Found.annotator`, `Found.source` and `Found.seconds` as the row's fields of these names have them, else None.
+
+    A source of no known kind is something else, such as the name of a data set.
 
     Raises:
-        Unreadable: an annotator that is no name, a source of no known kind.
+        Unreadable: an annotator that is no name.
     """
     annotator, source = row.get("annotator"), row.get("source")
+    if isinstance(annotator, float) and not math.isnan(annotator):
+        annotator = int(annotator) if annotator.is_integer() else str(annotator)  # as tables with gaps have numbers
     if isinstance(annotator, int) and not isinstance(annotator, bool):
         annotator = str(annotator)
-    if not isinstance(annotator, str | None):
+    if annotator is not None and not isinstance(annotator, str | float):
         raise Unreadable(f"annotator is a JSON {type(annotator).__name__}, not text")
-    source = source.strip() if isinstance(source, str) else source
-    if source not in (None, "", *get_args(Source)):
-        raise Unreadable(f"source is {str(source)[:60]!r}, not one of {', '.join(get_args(Source))}")
-    return {"annotator": annotator if annotator and annotator.strip() else None, "source": source or None}
+    kind = source.strip().lower() if isinstance(source, str) else None
+    return {
+        "annotator": annotator if isinstance(annotator, str) and annotator.strip() else None,
+        "source": kind if kind in get_args(Source) else None,
+        "seconds": _seconds(row.get("seconds")),
+    }
 
 
 def turns(value: Any, role_key: str = "role", content_key: str = "content") -> Turns | None:

@@ -127,8 +127,12 @@ def store(
     answered = [(row, given) for row, given in rows if given.response]
     unchanged, new, differing, conflicts = 0, [], [], []
     over: dict[Annotation, Annotation] = {}
+    named = {(g.prompt_id, g.annotator, g.source) for row, g in answered if row.annotator is not None}
     for row, given in answered:
-        held = _opposite(row, given, standing.get((given.prompt_id, given.source == "teacher"), []))
+        there = standing.get((given.prompt_id, given.source == "teacher"), [])
+        if row.annotator is None:  # who is named in the file speaks for themselves
+            there = [a for a in there if (a.prompt_id, a.annotator, a.source) not in named]
+        held = _opposite(row, given, there)
         outdated = held is not None and row.over not in (None, (held.annotator, held.response))
         if held is None:
             new.append(given)

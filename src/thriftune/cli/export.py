@@ -64,5 +64,5 @@ def command(
     open_rows = done.rows - done.answered
     if open_rows and done.format in TRAINING:
         print(f"{open_rows} have no answer yet: add --answered-only for a file to train on", file=sys.stderr)
-    elif open_rows and not stdout:
+    elif open_rows and path.is_file():
         print(f"when they are answered: thriftune import {opened.quoted} {shlex.quote(str(path))}", file=sys.stderr)

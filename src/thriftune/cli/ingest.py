@@ -51,7 +51,8 @@ def command(
         shown = ", ".join(done.edited[:_SHOWN]) + (", ..." if len(done.edited) > _SHOWN else "")
         print(
             f"warning: {len(done.edited)} prompts in {path} are not the study's text: {shown}; their answers were "
-            "taken by id: look at these rows, and where an id is wrong, mend it and import again with --replace",
+            "taken by id: look at these rows; where an id is wrong, mend it and import again, and give the prompt that "
+            "has the answer wrongly its own, with --replace",
             file=sys.stderr,
         )
     if done.skipped:

@@ -74,9 +74,8 @@ def _print(summary: InitSummary) -> None:
         table.add_row(title, Text(text))
     console.print(table)
     paid = not _reference(summary) and summary.responses == summary.prompts  # nothing is left to choose
-    console.print(
-        f"\nNext: thriftune {'finetune' if paid else 'score'} {summary.study.quoted}", soft_wrap=True, markup=False
-    )
+    verb, model = ("finetune", " --model MODEL") if paid else ("score", "")
+    console.print(f"\nNext: thriftune {verb} {summary.study.quoted}{model}", soft_wrap=True, markup=False)
 
 
 def _lines(summary: InitSummary) -> list[tuple[str, str]]:

@@ -61,11 +61,11 @@ def read_csv(stream: io.BufferedReader[Any], path: Path) -> Iterator[Row | Rejec
                     f"{path}:{first}: the header is not CSV ({_fault(error)}): save the file anew"
                 ) from None
             taken = f" in a record of {len(text.record):,} lines" if len(text.record) > 1 else ""
-            if taken and "unexpected end" in str(error):
+            if taken and ("unexpected end" in str(error) or "field limit" in str(error)):
                 # Everything after that quote would be lost as one broken row.
                 raise PoolError(
-                    f"{path}:{first}: a quote that opens here is not closed, which leaves nothing of the "
-                    f"{len(text.record):,} lines from here on: close it, or double it where it belongs to the text"
+                    f"{path}:{first}: a quote that opens here is not closed in the {len(text.record):,} lines that "
+                    "follow: close it, or double it where it belongs to the text"
                 ) from None
             yield Reject(first, "broken CSV", _fault(error) + taken, text.raw())
         else:

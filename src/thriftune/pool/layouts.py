@@ -60,12 +60,11 @@ class Layout:
             wanted = (
                 f"no column {config.prompt_column!r}" if config.prompt_column else "no column that can be the prompt"
             )
-            empty = next((c for c in (*_CONVERSATIONS, *_TEXTS) if c in self.columns), None)
-            hint = "name it with --prompt-column"
-            if config.prompt_column is None and empty is not None:
-                hint = (
-                    f"{empty!r} is empty in the first {len(sample)} rows: fill it, or name another with --prompt-column"
-                )
+            hint, known = "name it with --prompt-column", [c for c in (*_CONVERSATIONS, *_TEXTS) if c in self.columns]
+            if config.prompt_column is None and known:
+                empty = not _any(sample, known[0], lambda value: value not in (None, "", []) and str(value).strip())
+                what = "is empty" if empty else "is neither text nor a list of turns with role and content"
+                hint = f"{known[0]!r} {what} in the first {len(sample)} rows: mend it, or {hint}"
             elif any(c.strip('"').startswith("sep=") for c in self.columns):
                 hint = "delete the line sep=, which only Excel reads"
             raise PoolError(f"{source}: {wanted} (columns: {listed(self.columns)}): {hint}")

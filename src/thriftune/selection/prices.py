@@ -89,8 +89,7 @@ def prices(study: Study, run: str | None, column: str) -> FloatArray:
     elif column == "n_chars" or column in scored:
         values = (table["n_chars"] if column == "n_chars" else study.scores(run, [column])[column]).to_pylist()
     else:
-        there = dict.fromkeys(k for meta in metas[:1000] for k, v in meta.items() if number_of(v) is not None)
-        names = [*there, "n_chars", *scored]
+        names = [*study.own_columns(), "n_chars", *scored]
         listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
         raise StrategyError(f"there is no column {column!r} to take costs from: choose one of {listed}")
     annotated = study.annotations.answered()

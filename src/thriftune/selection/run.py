@@ -18,7 +18,7 @@ from thriftune.selection.quotas import Pass, groups_of, quotas, with_quotas
 from thriftune.selection.registry import Strategy
 from thriftune.selection.request import TRANSFORM, budget_of, resolve, seed_of
 from thriftune.selection.vectors import in_order
-from thriftune.study import Study
+from thriftune.study import SCORE_COLUMNS, Study
 from thriftune.types import Candidates, FloatArray, IntArray, Picks, Selection
 
 DUPLICATES = ("last", "keep")
@@ -176,7 +176,8 @@ def _candidates(
     if isinstance(source, Candidates):
         columns = {name: getattr(source, name) for name in (*registry.COLUMNS, "ids", "annotated", "groups")}
         return from_arrays(**columns), None, ""
-    candidates = source.candidates(run, embeddings=False, score=strategy.score(resolved))
+    ranked = strategy.score(resolved)
+    candidates = source.candidates(run, embeddings=False, score=ranked)
     if len(candidates) == 0:
         raise StrategyError(f"the pool of {source.path} is empty: there is nothing to select from")
     candidates = replace(
@@ -195,6 +196,9 @@ def _candidates(
         again = f"make the study again with: thriftune init {source.quoted} --task-column NAME --pool FILE"
         return candidates, scale, again
     again = f"run: thriftune score {source.quoted}"
+    if ranked not in (None, *SCORE_COLUMNS, *candidates.scores):
+        own = ", ".join(source.own_columns()[:12]) or "it has none"
+        return candidates, scale, f"name one, or a column of numbers of the pool file ({own})"
     if name is not None and "mean_nll" not in candidates.scores:
         again = f"run {name!r} read prompts without answering; run: thriftune score {source.quoted} --name NAME"
     if wanted and scale is None:

@@ -80,6 +80,6 @@ def prompt_nll(candidates: Candidates, budget: int, rng: np.random.Generator) ->
     prefix=True,
 )
 def top_k(candidates: Candidates, budget: int, rng: np.random.Generator, *, score: str) -> Picks:
-    """Prompts with the highest value of the score you name. Use it for scores of your own, higher meaning that an
-    annotation is worth more."""
+    """Prompts with the highest value of the score you name. Use it for scores of your own, such as a column of numbers
+    of the pool file, higher meaning that an annotation is worth more."""
     return _highest(candidates, budget, score)
