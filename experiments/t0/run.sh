@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole study, about 21 hours of two cores: experiments/t0/run.sh T0_POOL.parquet
+# The whole study, about 24 hours of two cores: experiments/t0/run.sh T0_POOL.parquet
 # GEMMA=FILE.gguf (or a directory) adds Gemma 3 270M, DATA=DIR (mmlu.parquet, bbh.parquet) public benchmarks. Stopped, it
 # goes on where it was. Everything is made in experiments/t0/runs, results in docs/results/study.
 set -e
@@ -75,5 +75,6 @@ if [ -n "$GEMMA" ]; then
   study gemma-skewed skewed-pool heldout
   scored gemma-skewed layer11-token --model "$GEMMA" --layer 11 --max-new-tokens 1 --no-prompt-nll
   run gemma-skewed gemma-skewed
+  run gemma-skewed gemma-rate
 fi
 python results.py
