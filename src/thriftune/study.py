@@ -368,14 +368,16 @@ class Study:
 
     def _own_score(self, name: str | None) -> dict[str, FloatArray]:
         """A column of the pool file by name, NaN where it holds no number; empty where there is none."""
-        texts = [] if name is None else self.pool(["meta"])["meta"]
+        if name is None or name in SCORE_COLUMNS:  # those are a run's alone
+            return {}
+        texts = self.pool(["meta"])["meta"]
         numbers, there = np.full(len(texts), np.nan), False
         for row, text in enumerate(texts):  # one at a time: a large pool's columns do not fit as Python objects
             meta = json.loads(text.as_py() or "{}")
             there = there or name in meta
             number = number_of(meta.get(name))
             numbers[row] = np.nan if number is None else number
-        return {str(name): numbers} if there else {}
+        return {name: numbers} if there else {}
 
     def selections(self) -> list[str]:
         """Names of the selections, oldest first."""
