@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thriftune import columns as stored_columns
+from thriftune import meta
 from thriftune.annotations import AnnotationStore
 from thriftune.artifacts import provenance, read_json, read_record, read_table, reading, write_json, write_table
 from thriftune.errors import ConfigError, StudyError
@@ -27,11 +27,6 @@ FORMAT = 1
 HOLDOUT = "holdout"
 POOL = "pool"  # both are parts of a study, and as a selection's name all of that part's prompts
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z")
-# What stages keep in a study, by file or folder; not report.html and report-figures, which can be made again.
-_OWN = {
-    *("study.json", "pool.parquet", "references.parquet", "rejects.jsonl", "teacher.jsonl"),
-    *("scores", "selections", "models", "evaluations", "bench"),
-}
 
 SCORE_COLUMNS = stored_columns.RANKING
 
@@ -41,34 +36,6 @@ def check_name(name: str, what: str) -> str:
     if not _NAME.match(name):
         raise StudyError(f"{what} {name!r} is not usable as a file name: use letters, digits, '.', '_', '+', '-'")
     return name
-
-
-def number_of(value: Any) -> float | None:
-    """``value`` as a number, None where it is none; text of a CSV file counts."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
-
-
-def check_output(path: Path) -> None:
-    """Refuse a path to write to that is, or would be, one of a study's own files; new names beside them are fine.
-
-    Args:
-        path: where a user wants a file or a directory.
-
-    Raises:
-        StudyError: a stage reads or writes there.
-    """
-    real = Path(os.path.realpath(path))
-    for directory in real.parents:
-        first = real.relative_to(directory).parts[0].lower()  # some file systems take Pool.parquet for pool.parquet
-        # Under the name and a suffix SQLite keeps its journals, and later imports their conflicts.
-        own = first in _OWN or first.startswith(("annotations.sqlite", "import-conflicts"))
-        if own and (directory / "study.json").exists():
-            raise StudyError(f"{path} belongs to the study {directory}: give another name or directory to write to")
 
 
 def _age(file: Path) -> tuple[str, int, str]:
@@ -346,38 +313,21 @@ class Study:
             "tasks": None if all(t is None for t in tasks) else np.array([t or "" for t in tasks], dtype=object),
             "groups": table["group"].to_numpy(),
         }
+        # The names of a run's columns are a run's alone.
+        own = {} if score is None or score in SCORE_COLUMNS else meta.numbers(self.pool(["meta"])["meta"], score)
         if run is None and not self.score_runs():
-            return Candidates(lengths=table["n_chars"].to_numpy(), scores=self._own_score(score), **common)
+            return Candidates(lengths=table["n_chars"].to_numpy(), scores=own, **common)
         name = self.score_run(run)
         scores = self.scores(name, ["id", "n_prompt_tokens", *self.score_columns(name)])
         if scores["id"].to_pylist() != ids.tolist():
             raise StudyError(f"score run {name!r} belongs to another pool: rerun: thriftune score {self.quoted}")
         vectors = embeddings and (self.score_directory(name) / "embeddings.npy").exists()
-        columns = scores.column_names[2:]
         return Candidates(
             embeddings=self.embeddings(name) if vectors else None,
-            scores={c: scores[c].to_numpy() for c in columns} | self._own_score(None if score in columns else score),
+            scores={c: scores[c].to_numpy() for c in scores.column_names[2:]} | own,
             lengths=scores["n_prompt_tokens"].to_numpy(),
             **common,
         )
-
-    def own_columns(self) -> list[str]:
-        """Columns of the pool file that hold numbers, by its first 1,000 prompts."""
-        metas = (json.loads(text) for text in self.pool(["meta"])["meta"][:1000].to_pylist() if text)
-        return list(dict.fromkeys(key for meta in metas for key, value in meta.items() if number_of(value) is not None))
-
-    def _own_score(self, name: str | None) -> dict[str, FloatArray]:
-        """A column of the pool file by name, NaN where it holds no number; empty where there is none."""
-        if name is None or name in SCORE_COLUMNS:  # those are a run's alone
-            return {}
-        texts = self.pool(["meta"])["meta"]
-        numbers, there = np.full(len(texts), np.nan), False
-        for row, text in enumerate(texts):  # one at a time: a large pool's columns do not fit as Python objects
-            meta = json.loads(text.as_py() or "{}")
-            there = there or name in meta
-            number = number_of(meta.get(name))
-            numbers[row] = np.nan if number is None else number
-        return {name: numbers} if there else {}
 
     def selections(self) -> list[str]:
         """Names of the selections, oldest first."""

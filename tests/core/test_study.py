@@ -12,7 +12,9 @@ import pytest
 
 from thriftune.artifacts import read_table, write_table
 from thriftune.errors import StudyError
-from thriftune.study import Study, check_name, check_output, number_of
+from thriftune.meta import number_of
+from thriftune.outputs import check_output
+from thriftune.study import Study, check_name
 from thriftune.types import Annotation, Selection
 
 

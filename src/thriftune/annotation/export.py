@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from thriftune.annotation.formats import Format, Row, choose_format, write_rows
 from thriftune.artifacts import atomic_path
 from thriftune.errors import AnnotationError
+from thriftune.outputs import check_output
 from thriftune.reserve import with_replacements
-from thriftune.study import HOLDOUT, Study, check_output
+from thriftune.study import HOLDOUT, Study
 from thriftune.types import Message
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from thriftune.selection import registry
 from thriftune.selection.cut import cut, prefix_closed
 from thriftune.selection.request import TRANSFORM
 from thriftune.selection.run import select
-from thriftune.study import HOLDOUT, Study, check_name
+from thriftune.study import HOLDOUT, SCORE_COLUMNS, Study, check_name
 from thriftune.types import Candidates, IntArray
 
 RANDOM = "random"
@@ -269,11 +269,11 @@ def pick(
     return found
 
 
-def own_score(study: Study, arm: Arm) -> str | None:
-    """The score that an arm ranks by where its score run has none of that name: a column of the pool file may be it."""
+def own_score(arm: Arm) -> str | None:
+    """The score that an arm ranks by where no score run has one of that name: a column of the pool file may be it."""
     chosen = registry.get(arm.strategy)
     score = chosen.score(chosen.resolve({k: v for k, v in arm.params.items() if k in chosen.parameters}))
-    return None if arm.run is not None and score in study.score_columns(arm.run) else score
+    return None if score in SCORE_COLUMNS else score
 
 
 def candidates_of(study: Study, run: str | None, score: str | None = None) -> Candidates:

@@ -53,7 +53,7 @@ def choose(study: Study, plan: Plan, directory: Path) -> tuple[Chosen, Failed]:
                     failed[arm.name, seed] = f"it follows arm {broken!r}, which failed"
                 elif missing:
                     followed = {other: chosen[other, seed] for other in arm.follows.values()}
-                    ask = functools.partial(_pick, study, candidates, plan, arm, missing, seed, followed)
+                    ask = functools.partial(_pick, candidates, plan, arm, missing, seed, followed)
                     outcome = _attempt(ask)
                     if isinstance(outcome, str):
                         failed[arm.name, seed] = outcome
@@ -67,7 +67,6 @@ def choose(study: Study, plan: Plan, directory: Path) -> tuple[Chosen, Failed]:
 
 
 def _pick(
-    study: Study,
     candidates: Callable[[str | None, str | None], Candidates],
     plan: Plan,
     arm: Arm,
@@ -75,7 +74,7 @@ def _pick(
     seed: int,
     followed: Mapping[str, Mapping[int, Pick]],
 ) -> dict[int, Pick]:
-    return pick(candidates(arm.run, own_score(study, arm)).take(plan.pools[seed]), arm, budgets, seed, followed)
+    return pick(candidates(arm.run, own_score(arm)).take(plan.pools[seed]), arm, budgets, seed, followed)
 
 
 def _attempt(select: Callable[[], dict[int, Pick]]) -> dict[int, Pick] | str:

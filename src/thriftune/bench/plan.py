@@ -136,7 +136,7 @@ def check_needs(study: Study, arms: list[Arm]) -> None:
     for arm in arms:
         chosen = registry.get(arm.strategy)
         needs = chosen.needed(chosen.resolve({k: v for k, v in arm.params.items() if k in chosen.parameters}))
-        candidates = study.candidates(arm.run, embeddings=False, score=own_score(study, arm))
+        candidates = study.candidates(arm.run, embeddings=False, score=own_score(arm))
         for need in needs:
             column, _, score = need.partition(":")
             if column == "embeddings":

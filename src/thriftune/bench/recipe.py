@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from thriftune.artifacts import read_object, reading
-from thriftune.config import BenchConfig, InitConfig, ScoreConfig, read_toml, resolve
+from thriftune.config import BenchConfig, InitConfig, ScoreConfig, resolve
 from thriftune.errors import ConfigError
+from thriftune.settings_file import read_toml
 from thriftune.study import Study
 
 Say = Callable[[str], None]

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
+from thriftune.cli.which import Which
+
 
 def command(
     study: Annotated[Path, typer.Argument(help="The study directory.", metavar="STUDY")],
     *,
-    selection: Annotated[
-        str | None,
-        typer.Option(help="Which, or 'pool' or 'holdout': all of that [the one made last].", metavar="NAME"),
-    ] = None,
+    selection: Which = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on [127.0.0.1]; 0.0.0.0 lets others in, with a token.")
     ] = None,

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from thriftune.cli.which import Which
+
 
 def command(
     study: Annotated[Path, typer.Argument(help="The study directory.", metavar="STUDY")],
@@ -21,10 +23,7 @@ def command(
             "the suffix of PATH says (.csv, .jsonl)."
         ),
     ] = None,
-    selection: Annotated[
-        str | None,
-        typer.Option(help="Which, or 'pool' or 'holdout': all of that [the one made last].", metavar="NAME"),
-    ] = None,
+    selection: Which = None,
     draft: Annotated[
         bool, typer.Option("--draft/--no-draft", help="With the model's own answer, or without: it anchors people.")
     ] = True,

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from thriftune.cli.which import Which
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Have a selection annotated in Label Studio. The access token is read from LABEL_STUDIO_API_KEY.",
@@ -26,10 +28,7 @@ def push_command(
     *,
     project: _Project,
     url: _Url = _LOOPBACK,
-    selection: Annotated[
-        str | None,
-        typer.Option(help="Which, or 'pool' or 'holdout': all of that [the one made last].", metavar="NAME"),
-    ] = None,
+    selection: Which = None,
     draft: Annotated[
         bool, typer.Option("--draft/--no-draft", help="With the model's own answer as a prediction, or without.")
     ] = True,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from thriftune.cli import endpoint as options
+from thriftune.cli.which import Which
 
 
 def command(
@@ -15,10 +16,7 @@ def command(
     *,
     endpoint: options.Url = None,
     model: options.Model = None,
-    selection: Annotated[
-        str | None,
-        typer.Option(help="Which, or 'pool' or 'holdout': all of that [the one made last].", metavar="NAME"),
-    ] = None,
+    selection: Which = None,
     system: Annotated[str | None, typer.Option(help="A system prompt for the teacher.", metavar="TEXT")] = None,
     answered_too: Annotated[
         bool | None, typer.Option("--answered-too", help="Also prompts that people have answered.")

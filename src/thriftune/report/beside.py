@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from thriftune.artifacts import atomic_path
 from thriftune.errors import ConfigError, require
+from thriftune.outputs import check_output
 from thriftune.report.analysis import Analysis
 from thriftune.report.evidence import Evidence, load_evidence
 from thriftune.report.findings import palettes
 from thriftune.report.series import experiment_series, loss_series
 from thriftune.spreadsheet import guard
-from thriftune.study import Study, check_output
+from thriftune.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

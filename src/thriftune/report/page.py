@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 from thriftune import __version__, geometry
 from thriftune.artifacts import atomic_path, read_record
 from thriftune.errors import ConfigError, StudyError
+from thriftune.outputs import check_output
 from thriftune.report import words
 from thriftune.report.cards import CHOICES, LEVELS, cards
 from thriftune.report.evidence import Evidence, load_evidence
@@ -29,7 +30,7 @@ from thriftune.report.payload import LISTED_TASKS, payload
 from thriftune.report.reasons import SCORE_WORDS, certificate, percent
 from thriftune.report.series import experiment_series, loss_series
 from thriftune.report.trained import evaluation_table, judged_words, model_view
-from thriftune.study import Study, check_output
+from thriftune.study import Study
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("core.js", "experiments.js", "plots.js", "points.js")

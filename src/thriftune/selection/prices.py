@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 import numpy as np
 
+from thriftune import meta
 from thriftune.errors import StrategyError
 from thriftune.selection.registry import Strategy, strategies
-from thriftune.study import Study, number_of
+from thriftune.study import Study
 from thriftune.types import Candidates, FloatArray
 
 _NAMED = 12  # columns that a message lists
@@ -81,25 +81,24 @@ def prices(study: Study, run: str | None, column: str) -> FloatArray:
         StrategyError: there is no such column, or a prompt has no number > 0 in it.
     """
     table = study.pool(["id", "meta", "n_chars", "source", "line"])
-    metas = [json.loads(text) if text else {} for text in table["meta"].to_pylist()]
     scored = [] if run is None else _numbers_of(study, run)
-    own = any(column in meta for meta in metas)
-    if own:
-        values = [meta.get(column) for meta in metas]
+    own = meta.column(table["meta"], column)
+    if own is not None:
+        values = own
     elif column == "n_chars" or column in scored:
         values = (table["n_chars"] if column == "n_chars" else study.scores(run, [column])[column]).to_pylist()
     else:
-        names = [*study.own_columns(), "n_chars", *scored]
+        names = [*meta.numeric(table["meta"]), "n_chars", *scored]
         listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
         raise StrategyError(f"there is no column {column!r} to take costs from: choose one of {listed}")
     annotated = study.annotations.answered()
     found = np.full(len(values), np.nan)
     for row, (value, name) in enumerate(zip(values, table["id"].to_pylist(), strict=True)):
-        number = number_of(value)
+        number = meta.number_of(value)
         if number is not None and math.isfinite(number) and number > 0:
             found[row] = number
         elif name not in annotated:
-            where = f" ({table['source'][row]}, line {table['line'][row]})" if own else ""
+            where = f" ({table['source'][row]}, line {table['line'][row]})" if own is not None else ""
             seen = "has none" if value is None or value == "" else f"has {value!r}"
             raise StrategyError(
                 f"{column} of prompt {name!r}{where} {seen}: a cost is a number greater than 0; mend the pool file and "

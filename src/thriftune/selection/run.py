@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from thriftune import meta
 from thriftune.errors import StrategyError
 from thriftune.selection import registry
 from thriftune.selection.columns import check_ids, finite, from_arrays, rows_of, visible
@@ -197,7 +198,7 @@ def _candidates(
         return candidates, scale, again
     again = f"run: thriftune score {source.quoted}"
     if ranked not in (None, *SCORE_COLUMNS, *candidates.scores):
-        own = ", ".join(source.own_columns()[:12]) or "it has none"
+        own = ", ".join(meta.numeric(source.pool(["meta"])["meta"])[:12]) or "it has none"
         return candidates, scale, f"name one, or a column of numbers of the pool file ({own})"
     if name is not None and "mean_nll" not in candidates.scores:
         again = f"run {name!r} read prompts without answering; run: thriftune score {source.quoted} --name NAME"
